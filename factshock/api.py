@@ -410,11 +410,11 @@ def extract(  # noqa: PLR0913 - what a caller may choose, each by its name
 
       prompting = Prompting(prompt, shots or 0, given.table(shot_facts, "shot_facts"))
       how = QueryOptions(mode, prompting, max_tokens=max_tokens, beams=beams, samples=samples)
-      paths, options = asking.answer_extraction(answers, source, folder, options, how)
+      summary = asking.extract_by(answers, source, folder, options, how, overwrite)
     else:
-      paths = given.needed(cast("Table", answers), "answers"), source.calibration
+      path = given.needed(cast("Table", answers), "answers")
       options = source.limited(options)
-    summary = extracting.extract(folder, *paths, options, overwrite)
+      summary = extracting.extract(folder, path, source.calibration, options, overwrite)
     return results.Graph(folder, summary, kept)
 
 

@@ -8,12 +8,12 @@ r"""Extracts a knowledge graph: calibrates answers and writes the triples that c
 The queries are --queries, a table with columns subject and relation (.jsonl, .csv, .tsv, .parquet;
 a facts file will do; subject_id goes into the graph); or --subjects, names one a line or such a
 table, each asked every relation of --ask. --model, a checkpoint of factshock or a HuggingFace
-model, answers them: with --method=rank the candidates of a relation are the objects of
---answer_set alone (a facts file; by default all that are known: those of --calibration,
---shot_facts and the facts of the checkpoint's workdir; their number is printed); greedy, beam
-(--beams) and votes (--samples answers drawn, their shares the probabilities) generate answers. Or
-the answers are --predictions, of any program, each row with subject, relation, prediction and score
-(log-probability) or candidates.
+model, answers them, each (subject, relation) once: with --method=rank the candidates of a relation
+are the objects of --answer_set alone (a facts file; by default all that are known: those of
+--calibration, --shot_facts and the facts of the checkpoint's workdir; their number is printed);
+greedy, beam (--beams) and votes (--samples answers drawn, their shares the probabilities) generate
+answers. Or the answers are --predictions, of any program, each row with subject, relation,
+prediction and score (log-probability) or candidates.
 
 --calibration are facts that are apart from the queries and from the facts finetuned on
 (--finetuning_facts, checked); with --predictions, the same model's predictions on them. A query
@@ -33,10 +33,19 @@ accepted ones, extraction.json (last), calibration.json and report.html. A folde
 extraction.unfinished is at work or was interrupted; the same command makes it again. One that holds
 an extraction, a report.html or answers is refused without --overwrite; what was extracted before
 then stays until the new extraction is whole, and after an error.
+
+What --model answers is kept in OUTPUT/predictions.jsonl.gz.parts, 2,048 questions a part, until the
+extraction is whole: after an interruption or an error the same command goes on, with the answers
+that are there, and --overwrite asks anew. Flags of what follows (--precision, --format ...) may be
+others then; with other questions the folder is refused. The same command started several times, on
+machines that see one folder, shares the questions; one process extracts, and the others end when it
+has. Queries of a file are read as a stream. Of a served model (docs/served.md) requests and tokens
+are printed, and stored in extraction.json.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -45,7 +54,7 @@ from factshock.runtime import answer_dtypes, console, flag_names, outputs
 from factshock.runtime.errors import UserError
 
 if TYPE_CHECKING:
-  from factshock.facts.schema import Row
+  from factshock.facts.queries import QueryStream
   from factshock.knowledge_graph import pipeline
   from factshock.types import Relation
 
@@ -190,9 +199,6 @@ def main(argv: Sequence[str]) -> None:
     None if values.predictions else _relations_of_model,
   )
   queries = extracting.find_queries(values.queries, values.subjects, values.ask, relations)
-  predictions, calibration, asked = values.predictions, values.calibration, None
-  if not values.predictions:
-    (predictions, calibration), asked = _ask_model(queries, relations)
   options = pipeline.Options(
     model=_model_identity(),
     rule=values.rule,
@@ -204,13 +210,19 @@ def main(argv: Sequence[str]) -> None:
     types=values.types,
     finetuning=values.finetuning_facts,
     answer_set=values.answer_set,
-    queries=queries if values.predictions else None,
+    queries=extracting.keys_of(queries) if values.predictions else None,
     prior_correction=values.prior_correction,
     columns=columns.given(),
-    asked=asked,
   )
-  summary = extracting.extract(values.output, predictions, calibration, options, values.overwrite)
-  print("\n".join(pipeline.terminal_lines(summary, values.output)))
+  if values.predictions:
+    given = values.predictions, values.calibration
+    summary = extracting.extract(values.output, *given, options, values.overwrite)
+  else:
+    summary = _extract_by_asking(queries, relations, options)
+  if summary is None:
+    print(f"extracted by another process: {values.output}")
+  else:
+    print("\n".join(pipeline.terminal_lines(summary, values.output)))
 
 
 def _relations_of_model() -> str:
@@ -220,41 +232,44 @@ def _relations_of_model() -> str:
   return loading.relations_path(flags.FLAGS.model)
 
 
-def _ask_model(
-  queries: "Sequence[Row] | None",
+def _extract_by_asking(
+  queries: "QueryStream | None",
   relations: "Mapping[str, Relation]",
-) -> "tuple[tuple[str, str], dict[str, Any]]":
-  """Asks the model the queries and the calibration facts.
+  options: "pipeline.Options",
+) -> "pipeline.Summary | None":
+  """Asks the model the queries and the calibration facts, and extracts.
 
   Returns:
-    The paths of the predictions on queries and on calibration facts, in the output folder, and how
-    the model was asked.
+    The summary; None where another process has extracted.
   """
   from factshock.answering import candidates, methods
   from factshock.answering.prompting import Prompting
-  from factshock.interface import extracting
+  from factshock.answering.queries import Questions
+  from factshock.interface import asking, extracting
+  from factshock.runtime import interruption
 
   values = flags.FLAGS
-  known = extracting.read_calibration(values.calibration, queries)
-  paths = extracting.paths_of_answers(values.output)
-  options = candidates.QueryOptions(
+  questions = Questions(*extracting.questions(values.calibration, queries), relations)
+  how = candidates.QueryOptions(
     method=values.method,
     prompting=Prompting(values.prompt, values.shots, values.shot_facts),
-    answer_set=values.answer_set,
     max_tokens=values.max_tokens,
     beams=values.beams,
     samples=values.samples,
-    list_all=bool(values.prior_correction),
   )
   dtype = values.answer_dtype
-  opened = methods.open_model(values.model, values.config, values.tokenizer, dtype)
-  sample = candidates.answer_queries(*opened, queries or [], known, paths, relations, options)
-  _, origin = opened
-  del opened  # its weights make room for those of the model's own dtype
-  if dtype not in (None, origin.own_dtype) and options.method != "votes":
+  opened = functools.partial(
+    methods.open_model, values.model, values.config, values.tokenizer, dtype
+  )
+  with interruption.signals_end_run():
+    done = asking.extract(opened, questions, values.output, options, how, values.overwrite)
+  if done is None:
+    return None
+  summary, sample = done
+  if dtype not in (None, sample.own_dtype) and values.method != "votes":
     again = methods.open_model(values.model, values.config, values.tokenizer)
-    sample.say_how_many_are_equal(*again, options, dtype)
-  return paths, options.described(origin)
+    sample.say_how_many_are_equal(*again, dtype)
+  return summary
 
 
 def _model_identity() -> "pipeline.ModelIdentity":

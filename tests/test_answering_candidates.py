@@ -14,6 +14,7 @@ import tiny_folders
 import verb_flags
 
 from factshock.answering import asking, candidates, decoding
+from factshock.answering import queries as answering_queries
 from factshock.answering.prompting import Prompting
 from factshock.checkpoints import loading
 from factshock.data import prompts
@@ -45,13 +46,13 @@ def rows(path):
 
 def ask(home, family, folder, method, queries, known, **options):
   paths = [str(folder / f"{name}.jsonl.gz") for name in ("asked", "known")]
-  candidates.answer_queries(
-    *loading.open_model(str(home / family)),
-    queries,
-    known,
+  relations = relation_files.read_relations(home / "relations.jsonl")
+  answering_queries.answer(
+    lambda: loading.open_model(str(home / family)),
+    answering_queries.Questions(query_room.of_rows(queries), known, relations),
     paths,
-    relation_files.read_relations(home / "relations.jsonl"),
     candidates.QueryOptions(method=method, prompting=Prompting("question"), **options),
+    lambda asked: asked,
   )
   return [rows(path) for path in paths]
 
@@ -197,7 +198,7 @@ def extracted(monkeypatch, home, tmp_path, *flags):
 
 def test_an_extraction_says_how_the_model_was_asked(home, tmp_path, monkeypatch, capsys):
   summary = extracted(monkeypatch, home, tmp_path, "--answer_dtype=float32")
-  nothing = {"beams": None, "samples": None, "max_tokens": None}
+  nothing = dict.fromkeys(("beams", "samples", "max_tokens", *candidates.SPENT))
   asked = {"method": "rank", "prompt": "question", "shots": 0, "answer_dtype": "float32"}
   assert summary["asked"] == {**asked, **nothing} and "asked" in summary["notes"]
   page = (tmp_path / "graph" / "report.html").read_text()

@@ -9,7 +9,7 @@ import stand_in_server
 from stand_in_server import serving
 
 from factshock import api, evaluate
-from factshock.answering import asking, methods
+from factshock.answering import asking, methods, preparing
 from factshock.answering.asking import AnswerOptions, KnowledgeOptions
 from factshock.answering.decoding import DecodingOptions
 from factshock.answering.prompting import Prompting
@@ -102,7 +102,7 @@ def test_answers_are_ranked_as_the_server_says(folder):
 
 
 def test_parts_are_kept_while_the_server_is_away_and_the_same_command_goes_on(folder, monkeypatch):
-  monkeypatch.setattr(asking, "_SERVED_PART", 4)
+  monkeypatch.setattr(preparing, "_SERVED_PART", 4)
   with serving() as server:
     whole = answer(server.source(), folder, name="whole")
     asked = len(server.bodies)

@@ -3,9 +3,7 @@
 import collections
 import dataclasses
 import functools
-import hashlib
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,41 +11,34 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-import factshock
 from factshock.answering import (
-  batches,
   candidates,
   choices,
   knowledge,
   known_answers,
   methods,
   parts,
+  preparing,
   pub_quiz,
 )
 from factshock.answering.decoding import DecodingOptions
 from factshock.answering.methods import Model
 from factshock.answering.prompting import Prompting, PromptWriter
 from factshock.checkpoints import loading
-from factshock.checkpoints.loading import LoadedModel, Origin
-from factshock.data import prompts, tokenizer_files
-from factshock.data.pretrained_tokenizers import PretrainedTokenizer
+from factshock.checkpoints.loading import Origin
+from factshock.data import prompts
 from factshock.facts import schema, sources, streams
 from factshock.facts.streams import FactStream
 from factshock.predictions import writing
 from factshock.predictions.rows import Row
 from factshock.predictions.tallies import Tally
 from factshock.runtime import interruption, messages
-from factshock.runtime.errors import UserError
 from factshock.runtime.progress import Progress
-from factshock.served.endpoints import Endpoint
-from factshock.served.models import ServedModel
 from factshock.types import Candidates, Fact, Relation
 
 _NO_SHOTS = Prompting()
 _FOUR_SHOTS = Prompting(shots=4)
 _GREEDY = DecodingOptions(max_length=16)
-_TEMPLATE = 128  # tokens at most, about, that a chat's template adds to a prompt
-_SERVED_PART = 256  # facts of a part that a server answers: a killed run loses few requests
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +110,7 @@ def answer_facts(
 ) -> Tally | None:
   """Writes the predictions of a model on a facts file; returns how many are right.
 
-  They are kept in parts until all are there (parts.py): a run that was killed goes on, and several
-  processes that are started alike share the work.
+  They are kept in parts (parts.py): a killed run goes on, processes started alike share the work.
 
   Args:
     checkpoint: path of a checkpoint, or a HuggingFace model: a folder or a hub id.
@@ -133,21 +123,21 @@ def answer_facts(
     The counts; None where another process has written the file.
 
   Raises:
-    UserError: files that are missing, malformed, or do not fit each other or the config's model;
-      parts of other questions.
+    UserError: files that are missing, malformed, or do not fit; parts of other questions.
   """
   writing.check_name(output)
   with interruption.signals_end_run(), parts.at_work(output):
     model, origin = methods.open_model(checkpoint, config, options.tokenizer, options.dtype)
     stream = _stream(model, origin, facts, options)
     asker, asked = _prepare(model, origin, stream, options)
-    asked |= _identity(checkpoint, model, options)
-    model = _placed(model, asker.form)
+    asked |= preparing.identity(checkpoint, model, options.dtype)
+    model = preparing.placed(model, asker.form)
     answers = _Answers(asker, origin, output, -(-stream.count // candidates.COMPARED))
-    asking = parts.Asking(stream, functools.partial(asker.rows, model), asked, answers.write)
-    tally = parts.run(output, asking, _part_size(model))
+    rows = functools.partial(asker.rows, model)
+    asking = parts.Asking(stream, rows, asked, answers.write, methods.spending(model))
+    tally = parts.run(output, asking, preparing.part_size(model))
   if options.dtype not in (None, origin.own_dtype) and tally is not None:
-    del model, asking  # its weights make room for those of the model's own dtype
+    del model, rows, asking  # its weights make room for those of the model's own dtype
     _say_how_many_are_equal(asker, answers, stream, checkpoint, config)
   return tally
 
@@ -161,34 +151,6 @@ def _stream(
   """Returns the facts that are asked."""
   counter = methods.token_counter(model)
   return streams.open_with_relations(facts, options.relations, origin.relations_path, counter)
-
-
-def _part_size(model: Model) -> int:
-  """Returns how many facts are kept at a time."""
-  return _SERVED_PART if isinstance(model, ServedModel) else parts.SIZE
-
-
-def _placed(model: Model, form: str) -> Model:
-  """Returns a model that reads prompts of a form, its weights on their devices."""
-  model = in_form(model, form)
-  if isinstance(model, ServedModel):
-    return model
-  return model.with_params(batches.place(model)[0])
-
-
-def _identity(
-  checkpoint: str,
-  model: Model,
-  options: AnswerOptions | KnowledgeOptions,
-) -> dict[str, Any]:
-  """Returns what tells a model, and how it is computed, from others."""
-  tokenizer = options.tokenizer
-  return {
-    "factshock": factshock.__version__,
-    "model": methods.digests_of(checkpoint, model),
-    "tokenizer": tokenizer and tokenizer_files.folder_digest(tokenizer),
-    "dtype": [options.dtype, methods.dtype_of(model)],
-  }
 
 
 class _Answers:
@@ -243,7 +205,7 @@ def _say_how_many_are_equal(
     return
   some = list(itertools.islice(facts, 0, None, answers.step))
   messages.say(f"asking {len(some)} of the questions in {own_dtype} too, to compare")
-  in_own = asker.rows(_placed(model, asker.form), some)
+  in_own = asker.rows(preparing.placed(model, asker.form), some)
   equal = sum(row["prediction"] == before for row, before in zip(in_own, answers.compared))
   messages.say(f"{equal} of {len(some)} answers in {options.dtype} are those of {own_dtype}")
 
@@ -260,7 +222,7 @@ def answers_of(
   """
   stream = _stream(model, origin, facts, options)
   asker, _ = _prepare(model, origin, stream, options)
-  rows = asker.rows(in_form(model, asker.form), list(stream))
+  rows = asker.rows(preparing.in_form(model, asker.form), list(stream))
   return list(asker.finished(origin, iter(rows)))
 
 
@@ -299,7 +261,7 @@ class _Asker:
     """Returns a row of predictions of each fact; where all candidates are wanted, with all.
 
     Args:
-      model: from `in_form`.
+      model: from `preparing.in_form`.
       facts: the facts.
       first: the place of the first among all that are asked.
     """
@@ -352,13 +314,15 @@ def _prepare(
   labels = _labels(options, origin, facts.spec)
   has_choices = options.mode in prompts.CHOICE_PROMPTS
   form = options.mode if has_choices else options.prompting.form_for(origin)
-  writer = PromptWriter.of(in_form(model, form), form, options.prompting)
+  writer = PromptWriter.of(preparing.in_form(model, form), form, options.prompting)
   given_stops = options.decoding.stops
   stops = options.prompting.stops_for(model, origin) if given_stops is None else given_stops
   generates = options.mode in ("generate", "votes")
   more = options.decoding.max_length if generates else 0
   ranks = options.mode == "rank"
-  survey = _Survey(writer, facts, _length_check(in_form(model, form), more), ranks)
+  survey = preparing.Survey(
+    writer, facts, preparing.length_check(preparing.in_form(model, form), more), ranks
+  )
   if generates:
     show_unsayable(survey, stops)
   else:
@@ -390,7 +354,7 @@ def _asked(asker: _Asker) -> dict[str, Any]:
     "shots": [asker.writer.shots, asker.writer.pool],
   }
   return {
-    **_digests(digested),
+    **preparing.digests(digested),
     **asker.labels,
     "mode": options.mode,
     "prompt": asker.form,
@@ -403,81 +367,8 @@ def _asked(asker: _Asker) -> dict[str, Any]:
   }
 
 
-def _digests(values: Mapping[str, Any]) -> dict[str, str]:
-  """Returns a digest of each of some values of what JSON can hold."""
-  return {
-    name: hashlib.sha256(json.dumps(value, ensure_ascii=False).encode()).hexdigest()[:16]
-    for name, value in values.items()
-  }
-
-
-def _length_check(model: Model, more: int) -> Callable[[str], None]:
-  """Returns what raises a UserError for a prompt that the model cannot read; a server says so.
-
-  Args:
-    model: that reads the prompts.
-    more: tokens that follow a prompt.
-  """
-  if isinstance(model, ServedModel):
-    return lambda prompt: None
-  limit = getattr(model.model_config, "max_length", None) or batches.LONGEST
-  # A token is a byte at least; a template adds some.
-  surely_fits = min(limit, batches.LONGEST) - more - _TEMPLATE
-  return functools.partial(_check_length, model, more, surely_fits)
-
-
-def _check_length(
-  model: LoadedModel,
-  more: int,
-  surely_fits: int,
-  prompt: str,
-) -> None:
-  """Raises a UserError for a prompt of too many tokens; one of few bytes surely fits."""
-  if len(prompt.encode()) > surely_fits:
-    size = len(batches.encode_prompt(model, prompt))
-    batches.check_length(size, model.model_config, more)
-
-
-class _Survey:
-  """Goes through all facts once before any is asked: checks their prompts, notes what they are.
-
-  Attributes:
-    answers: those of each relation, where they are kept.
-  """
-
-  def __init__(
-    self,
-    writer: PromptWriter,
-    facts: FactStream,
-    check: Callable[[str], None],
-    keeps_answers: bool = False,
-  ) -> None:
-    self.answers: dict[str, dict[str, None]] = {}
-    self._writer = writer
-    self._facts = facts
-    self._check = check
-    self._keeps_answers = keeps_answers
-    self._hasher = hashlib.sha256()
-
-  def __iter__(self) -> Iterator[Fact]:
-    """Yields each fact once it is looked at."""
-    for fact in self._facts:
-      # Shots are chosen from the whole pool, of which the first of a relation shows enough.
-      if not self._writer.shots or fact["relation"] not in self.answers:
-        self._check(*self._writer.write([fact], self._facts.relations))
-      answers = self.answers.setdefault(fact["relation"], {})
-      if self._keeps_answers:
-        answers[fact["object"]] = None
-      self._hasher.update(json.dumps(fact, ensure_ascii=False).encode() + b"\n")
-      yield fact
-
-  def digest(self) -> str:
-    """Returns how many facts there are, and a digest of them."""
-    return f"{self._facts.count:,}: {self._hasher.hexdigest()[:16]}"
-
-
 def _known_answers(
-  survey: _Survey,
+  survey: preparing.Survey,
   facts: FactStream,
   counter: sources.CountTokens | None,
   origin: Origin,
@@ -499,39 +390,6 @@ def _known_answers(
 def _kept(origin: Origin, options: AnswerOptions) -> int | None:
   """Returns how many candidates a row keeps; None is all."""
   return origin.top if options.top is None else options.top or None
-
-
-def in_form(model: Model, form: str) -> Model:
-  """Returns a model that reads prompts of a form: those of a chat in its own template.
-
-  Raises:
-    UserError: a chat with a model that has no template, or a server that is asked otherwise.
-  """
-  if isinstance(model, ServedModel):
-    _check_form(model.endpoint, form)
-    return model
-  if form != prompts.CHAT:
-    return model
-  tokenizer = model.tokenizer
-  if not model.decoder_only or not isinstance(tokenizer, PretrainedTokenizer):
-    raise UserError(
-      "--prompt=chat: expected a decoder-only model with a chat template, got a T5; choose "
-      "--prompt=question"
-    )
-  return dataclasses.replace(model, tokenizer=tokenizer.in_chat())
-
-
-def _check_form(endpoint: Endpoint, form: str) -> None:
-  """Raises a UserError where a server is asked by messages and the form is no chat, or not so."""
-  if endpoint.chat and form != prompts.CHAT:
-    raise UserError(
-      f"--prompt={form}: a chat server answers messages and goes on with no text; choose "
-      "--prompt=chat, or leave api=chat out of the endpoint"
-    )
-  if form == prompts.CHAT and not endpoint.chat:
-    raise UserError(
-      f"--prompt=chat: {endpoint.source} is asked to go on with a text; add api=chat to it"
-    )
 
 
 def show_unsayable(facts: Iterable[Fact], stops: Sequence[str]) -> None:
@@ -627,10 +485,11 @@ def assess_knowledge(
     model, origin = methods.open_model(checkpoint, config, options.tokenizer, options.dtype)
     stream = _stream(model, origin, facts, options)
     assessor, asked = _prepare_assessment(model, origin, stream, options)
-    asked |= _identity(checkpoint, model, options)
-    model = _placed(model, assessor.form)
+    asked |= preparing.identity(checkpoint, model, options.dtype)
+    model = preparing.placed(model, assessor.form)
     assess = functools.partial(assessor.rows, model)
-    return parts.run(output, parts.Asking(stream, assess, asked, write), _part_size(model))
+    asking = parts.Asking(stream, assess, asked, write, methods.spending(model))
+    return parts.run(output, asking, preparing.part_size(model))
 
 
 def knowledge_of(
@@ -652,7 +511,7 @@ def knowledge_of(
   """
   stream = _stream(model, origin, facts, options)
   assessor, _ = _prepare_assessment(model, origin, stream, options)
-  return assessor.rows(in_form(model, assessor.form), list(stream))
+  return assessor.rows(preparing.in_form(model, assessor.form), list(stream))
 
 
 def _prepare_assessment(
@@ -663,8 +522,10 @@ def _prepare_assessment(
 ) -> tuple["_Assessor", dict[str, Any]]:
   """Returns what finds out what is known, and whatever that depends on beside the model."""
   form = options.prompting.form_for(origin)
-  writer = PromptWriter.of(in_form(model, form), form, options.prompting)
-  survey = _Survey(writer, facts, _length_check(in_form(model, form), options.max_tokens))
+  writer = PromptWriter.of(preparing.in_form(model, form), form, options.prompting)
+  survey = preparing.Survey(
+    writer, facts, preparing.length_check(preparing.in_form(model, form), options.max_tokens)
+  )
   stops: tuple[str, ...] = ()
   if form in prompts.CHOICE_PROMPTS:
     collections.deque(survey, 0)
@@ -675,7 +536,7 @@ def _prepare_assessment(
   asked = {
     "facts": survey.digest(),
     "mode": "known",
-    **_digests({"relations": facts.relations, "shots": [writer.shots, writer.pool]}),
+    **preparing.digests({"relations": facts.relations, "shots": [writer.shots, writer.pool]}),
     "prompt": form,
     "stop": list(stops),
     "max_tokens": options.max_tokens,

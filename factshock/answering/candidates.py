@@ -4,21 +4,22 @@ import collections
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
-from factshock.answering import known_answers, methods
+from factshock.answering import methods
 from factshock.answering.decoding import DecodingOptions
 from factshock.answering.methods import Model
-from factshock.answering.prompting import Prompting, PromptWriter
+from factshock.answering.prompting import Prompting
 from factshock.checkpoints.loading import Origin
 from factshock.predictions import writing
 from factshock.predictions.rows import Row
 from factshock.runtime import messages
 from factshock.runtime.progress import Progress
-from factshock.types import Candidates, Fact, Relation
+from factshock.types import Candidates
 
 METHODS = ("rank", "greedy", "beam", "votes")
 COMPARED = 100  # answers at most, with those of the model's own dtype
+SPENT = ("requests", "tokens_asked", "tokens_answered")  # of a served model
 _NO_SHOTS = Prompting()
 
 
@@ -58,6 +59,7 @@ class QueryOptions:
       "samples": self.samples if self.method == "votes" else None,
       "max_tokens": self.max_tokens if generates else None,
       "answer_dtype": origin.dtype,
+      **dict.fromkeys(SPENT),
     }
 
 
@@ -71,19 +73,22 @@ class Sample:
     candidates: the answers that "rank" compares.
     labels: columns of every row.
     predictions: the answers that were given.
+    options: how the queries were asked.
+    own_dtype: what the model is computed in where nothing else is asked for.
   """
 
-  facts: Sequence[Row]
+  facts: Sequence[Mapping[str, Any]]
   texts: Sequence[str]
   candidates: Candidates | None
   labels: Mapping[str, Any]
   predictions: Sequence[str]
+  options: QueryOptions
+  own_dtype: str | None
 
   def say_how_many_are_equal(
     self,
     model: Model,
     origin: Origin,
-    options: QueryOptions,
     dtype: str,
   ) -> None:
     """Asks again; prints how many of the answers that were given in a dtype stay the same.
@@ -91,14 +96,12 @@ class Sample:
     Args:
       model: the model in its own dtype.
       origin: what its folder says of it.
-      options: how the queries were asked.
       dtype: what the model was computed in before.
     """
     number = len(self.facts)
     messages.say(f"asking {number} of the questions in {origin.own_dtype} too, to compare")
-    again = rows(
-      model, origin, self.facts, self.texts, options, candidates=self.candidates, **self.labels
-    )
+    known = {"candidates": self.candidates, **self.labels}
+    again = rows(model, origin, self.facts, self.texts, self.options, **known)
     equal = sum(row["prediction"] == before for row, before in zip(again, self.predictions))
     messages.say(f"{equal} of {number} answers in {dtype} are those of {origin.own_dtype}")
 
@@ -106,11 +109,12 @@ class Sample:
 def rows(
   model: Model,
   origin: Origin,
-  facts: Sequence[Row],
+  facts: Sequence[Mapping[str, Any]],
   texts: Sequence[str],
   options: QueryOptions,
   *,
   candidates: Candidates | None = None,
+  first: int = 0,
   **labels: Any,
 ) -> list[Row]:
   """Returns rows of a predictions file with `candidates`, best first.
@@ -122,6 +126,7 @@ def rows(
     texts: the prompt of each query.
     options: how to answer.
     candidates: answers to compare by relation, for the method "rank".
+    first: the place of the first among all that are asked.
     **labels: columns of every row (arm, seed, split).
   """
   batch_size = origin.batch_size
@@ -132,13 +137,14 @@ def rows(
     return methods.ranked_rows(model, facts, texts, candidates or {}, top=top, **size, **labels)
   decoding_options = DecodingOptions(options.max_tokens, beams=options.beams, stops=stops)
   if options.method == "greedy":
-    generated, scores = methods.generate(model, texts, decoding_options, batch_size=batch_size)
-    return writing.text_rows(facts, generated, scores, **labels)
+    place = {"batch_size": batch_size, "first": first}
+    generated = methods.generate(model, texts, decoding_options, **place)
+    return writing.text_rows(facts, *generated, **labels)
   if options.method == "beam":
     answers = methods.hypotheses(model, texts, decoding_options, batch_size=batch_size)
     return writing.listed_rows(facts, answers, **labels)
   sampling = dataclasses.replace(decoding_options, method="sample", temperature=options.temperature)
-  sampled = votes(model, texts, sampling, options.samples, batch_size)
+  sampled = votes(model, texts, sampling, options.samples, batch_size, first)
   return writing.listed_rows(facts, sampled, **labels)
 
 
@@ -172,108 +178,3 @@ def votes(
     counts = collections.Counter(answers_M)
     listed.append([(text, math.log(count / samples)) for text, count in counts.items()])
   return listed
-
-
-def answer_queries(
-  model: Model,
-  origin: Origin,
-  queries: Sequence[Row],
-  known_facts: Sequence[Row],
-  outputs: Sequence[str],
-  relations: Mapping[str, Relation],
-  options: QueryOptions,
-) -> Sample:
-  """Answers queries and calibration facts, and writes a predictions file of each.
-
-  Each (subject, relation) is put to the model once. Returns some of them with their answers.
-
-  Args:
-    model: the model to ask.
-    origin: what its folder says of it.
-    queries: rows of facts/queries.py.
-    known_facts: calibration facts, rows of facts/queries.py with their answers.
-    outputs: the paths of the two predictions files.
-    relations: relations with templates, by name.
-    options: how to answer.
-
-  Raises:
-    UserError: a relation without templates or candidates.
-  """
-  unique = _unique_queries([*queries, *known_facts])
-  facts = list(unique.values())
-  is_ranked = options.method == "rank"
-  candidates = _candidates(facts, known_facts, origin, options) if is_ranked else None
-  texts = _write_prompts(model, origin, facts, relations, options.prompting)
-  labels = {"arm": origin.arm, "seed": origin.seed, "split": "queries"}
-  answers = rows(model, origin, facts, texts, options, candidates=candidates, **labels)
-  answer_of = dict(zip(unique, answers))
-  for path, query_rows in zip(outputs, (queries, known_facts)):
-    _write(path, query_rows, answer_of)
-  step = -(-len(facts) // COMPARED)
-  predictions = [row["prediction"] for row in answers[::step]]
-  return Sample(facts[::step], texts[::step], candidates, labels, predictions)
-
-
-def _write_prompts(
-  model: Model,
-  origin: Origin,
-  queries: Sequence[Row],
-  relations: Mapping[str, Relation],
-  prompting: Prompting,
-) -> list[str]:
-  """Returns the prompt of each query."""
-  form = prompting.form_for(origin)
-  writer = PromptWriter.of(model, form, prompting)
-  return writer.write(cast(list[Fact], queries), relations)  # prompts need no object
-
-
-def _write(
-  path: str,
-  queries: Sequence[Row],
-  answer_of: Mapping[tuple[str, str], Row],
-) -> None:
-  """Writes the predictions file of some queries from the answer to each (subject, relation)."""
-  rows = []
-  for query in queries:
-    answer = answer_of[query["subject"], query["relation"]]
-    rows.append(_with_answer(answer, query))
-  writing.write_predictions(path, rows)
-
-
-def _candidates(
-  queries: Sequence[Row],
-  known_facts: Sequence[Row],
-  origin: Origin,
-  options: QueryOptions,
-) -> Candidates:
-  """Returns the answers that are compared, of the relations of the queries.
-
-  They are those of the answer set alone, or else all that are known: candidates that hold the
-  calibration facts' answers for certain would make these look easier than the queries are.
-  """
-  relations = [query["relation"] for query in queries]
-  if options.answer_set is None:
-    shot_facts = options.prompting.shot_facts
-    name = "the calibration facts"
-    return known_answers.of_relations(known_facts, name, relations, origin, [shot_facts])
-  return known_answers.of_file(options.answer_set, relations, known_facts)
-
-
-def _unique_queries(rows: Sequence[Row]) -> dict[tuple[str, str], Row]:
-  """Returns each (subject, relation) once, the last of its rows, without the answer."""
-  answer_columns = ("object", "aliases", "object_id")
-  unique = {}
-  for row in rows:
-    query = {name: value for name, value in row.items() if name not in answer_columns}
-    unique[row["subject"], row["relation"]] = query
-  return unique
-
-
-def _with_answer(answer: Row, row: Row) -> Row:
-  """Returns a query's row with the columns of the answer."""
-  carried = ("subject", "relation", "object", "aliases", "object_id")
-  columns = {name: row[name] for name in carried if name in row}
-  for name, value in answer.items():
-    if name not in ("subject", "relation"):
-      columns[name] = value
-  return columns

@@ -1,12 +1,13 @@
 """What can be asked of a model, whether it is in memory or served elsewhere."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import ml_collections
 import numpy as np
 
-from factshock.answering import best_first, choices, decoding
+from factshock.answering import best_first, choices, decoding, parts
 from factshock.answering.decoding import DecodingOptions
 from factshock.checkpoints import belongings, loading
 from factshock.checkpoints.loading import LoadedModel, Origin
@@ -18,6 +19,7 @@ from factshock.runtime.errors import UserError
 from factshock.served import asking as served
 from factshock.served import endpoints, ranking
 from factshock.served import models as served_models
+from factshock.served.client import Usage
 from factshock.served.models import ServedModel
 from factshock.types import Candidates, Fact
 
@@ -73,6 +75,26 @@ def dtype_of(model: Model) -> str | None:
 def token_counter(model: Model) -> sources.CountTokens | None:
   """Returns what counts a model's tokens; None of a served one, whose tokenizer is not here."""
   return None if isinstance(model, ServedModel) else prompts.token_counter(model.tokenizer)
+
+
+def spending(model: Model) -> parts.Spending | None:
+  """Returns what says how much was asked of a served model from now on; None of an own one."""
+  if not isinstance(model, ServedModel):
+    return None
+  usage = model.client.usage
+  before = dataclasses.replace(usage)
+  return parts.Spending(
+    lambda: _numbers(usage.since(before)), lambda seconds: usage.since(before).describe(seconds)
+  )
+
+
+def _numbers(usage: Usage) -> dict[str, int]:
+  """Returns what was asked by the names that extraction.json has for it (candidates.SPENT)."""
+  return {
+    "requests": usage.requests,
+    "tokens_asked": usage.prompt_tokens,
+    "tokens_answered": usage.completion_tokens,
+  }
 
 
 def generate(

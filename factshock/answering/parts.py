@@ -3,9 +3,10 @@
 Part I of OUTPUT is OUTPUT.parts/0000I.jsonl.gz, which appears whole. A part is asked under a lock,
 by any of the processes that were started alike, on machines that share the folder; that of a killed
 one is asked by another. Whoever finds all parts done joins them, and the folder goes. What it
-holds answers to is said by asked.json there.
+holds answers to is said by asked.json there, what a server was asked for them by spent.*.json.
 """
 
+import collections
 import contextlib
 import dataclasses
 import glob
@@ -27,11 +28,25 @@ SIZE = 2048  # facts of a part
 
 _ASKED = "asked.json"
 _PRESENT = "present."  # before the names of the locks that say who is at work
+_SPENT = "spent."  # before the names of the files that say what a server was asked
 _WAIT_SECONDS = 0.5  # between two looks at what other processes do
 _ENDING = ".jsonl.gz"
 
 Row = Mapping[str, Any]
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Spending:
+  """Says what this process has spent so far on answers.
+
+  Attributes:
+    numbers: for `parts.spent`, which adds up those of all processes.
+    describe: takes the seconds that it took; a line.
+  """
+
+  numbers: Callable[[], Mapping[str, int]]
+  describe: Callable[[float], str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +59,14 @@ class Asking(Generic[T]):
       rows: as many, of what JSON can hold.
     asked: whatever else the rows depend on, by the names that an error gives; what JSON can hold.
     write: takes the rows of all parts in order, and writes OUTPUT.
+    spending: of this process; None: it spends nothing.
   """
 
   facts: FactStream
   answer: Callable[[Sequence[Fact], int], Sequence[Row]]
   asked: Mapping[str, Any]
   write: Callable[[Iterator[dict[str, Any]]], T]
+  spending: Spending | None = None
 
 
 class _DamagedError(Exception):
@@ -78,16 +95,37 @@ def check_new(output: str) -> None:
   Raises:
     UserError: it is there.
   """
+  if not goes_on(output, outputs.overwrites()):
+    outputs.check_new(output)
+
+
+def goes_on(output: str, overwrite: bool) -> bool:
+  """Returns whether the parts of a file are there, with which a run goes on.
+
+  Args:
+    output: the file.
+    overwrite: whether it begins anew: parts that nobody is at are removed.
+  """
   folder = folder_of(output)
   shutil.rmtree(_removed(output), ignore_errors=True)
   if not os.path.exists(os.path.join(folder, _ASKED)):
-    outputs.check_new(output)
-  elif outputs.overwrites():
-    present = _who_is_present(folder)
-    if present:
-      messages.say(f"  {folder}: {present} is at work there; what it has answered is kept")
-    else:
-      shutil.rmtree(folder)
+    return False
+  if not overwrite:
+    return True
+  if present := _who_is_present(folder):
+    messages.say(f"  {folder}: {present} is at work there; what it has answered is kept")
+    return True
+  shutil.rmtree(folder)
+  return False
+
+
+def spent(output: str) -> dict[str, int]:
+  """Returns what all processes have spent on the parts that are there; called by `write`."""
+  total: collections.Counter[str] = collections.Counter()
+  for path in glob.glob(os.path.join(glob.escape(folder_of(output)), f"{_SPENT}*.json")):
+    with contextlib.suppress(FileNotFoundError, json_files.Broken):
+      total.update(json_files.read(path))
+  return dict(total)
 
 
 @contextlib.contextmanager
@@ -162,6 +200,8 @@ class _Parts(Generic[T]):
     self._count = -(-asking.facts.count // size)
     self._answered = 0  # facts, by this process
     self._seconds = 0.0  # that this took
+    # Of this process and run alone: others add theirs.
+    self._spent_path = os.path.join(self._folder, f"{_SPENT}{uuid.uuid4().hex}.json")
 
   def run(self) -> T | None:
     """Does what `parts.run` says."""
@@ -176,6 +216,8 @@ class _Parts(Generic[T]):
         rate = self._answered / self._seconds
         duration = format_duration(self._seconds)
         messages.say_aside(f"  {self._answered:,} answers in {duration}, {rate:,.1f} a second")
+        if self._asking.spending:
+          messages.say_aside(f"  {self._asking.spending.describe(self._seconds)}")
 
   def _answer_and_join(self) -> T | None:
     progress = self._new_progress()
@@ -253,6 +295,9 @@ class _Parts(Generic[T]):
       rows = self._asking.answer(facts, index * self._size)
       self._check_there()
       _write_part(self._path(index), rows)
+      if self._asking.spending:
+        with files.atomic_write(self._spent_path, by_all=True) as file:
+          json.dump(dict(self._asking.spending.numbers()), file)
     self._answered += len(facts)
     self._seconds += time.monotonic() - began
     return True

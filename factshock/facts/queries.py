@@ -3,10 +3,13 @@
 They are facts whose object may be null (there is none) or not given.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+import collections
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from factshock.facts import schema, sources
+from factshock.facts import schema, sources, streams
 from factshock.facts.schema import Row
 from factshock.runtime import files, messages
 from factshock.runtime.errors import UserError
@@ -15,10 +18,42 @@ from factshock.types import FilePath
 _CARRIED = ("subject_id", "question")
 
 
-def read(spec: FilePath) -> list[Row]:
-  """Reads the queries of a data set, or of a table with the columns subject and relation.
+@dataclasses.dataclass(frozen=True)
+class QueryStream:
+  """Holds where queries come from; each iteration goes through all of them.
 
-  Rows that say the same again are merged, which is printed.
+  Attributes:
+    spec: the path, or the data set.
+    again: begins anew with the first.
+  """
+
+  spec: str
+  again: Callable[[], Iterator[Row]]
+
+  def __iter__(self) -> Iterator[Row]:
+    """Returns all queries, in their order."""
+    return self.again()
+
+
+def keys(queries: Iterable[Row]) -> set[tuple[str, str]]:
+  """Returns subject and relation of queries."""
+  return {(row["subject"], sys.intern(row["relation"])) for row in queries}
+
+
+def of_rows(rows: Sequence[Row], spec: str = "queries") -> QueryStream:
+  """Returns the stream of queries that are in memory."""
+  return QueryStream(spec, lambda: iter(rows))
+
+
+def read(spec: FilePath) -> list[Row]:
+  """Returns the queries of `open_stream`, all in memory."""
+  return list(open_stream(spec))
+
+
+def open_stream(spec: FilePath) -> QueryStream:
+  """Returns the queries of a data set, or of a table with the columns subject and relation.
+
+  Rows that say the same again are merged, which is printed; those of a file alone are held.
 
   Returns:
     Rows with `object` where it is given, None where it is null.
@@ -30,19 +65,36 @@ def read(spec: FilePath) -> list[Row]:
     queries_of_source: list[Row] = [dict(fact) for fact in sources.read_facts(spec)]
     for row in sources.read_unanswered(spec):
       queries_of_source.append({**row, "object": None})
-    return queries_of_source
-  queries: dict[tuple[str, str, Any], Row] = {}
-  row_count = 0
-  for location, row in schema.read_rows(spec, ("subject", "relation")):
-    answer = row.get("object")
-    schema.check_fact({**row, "object": answer or "-"}, location)
-    key = (row["subject"], row["relation"], answer)
-    row_count += 1
-    queries[key] = sources.merged(queries.get(key, {}), _without_nulls(row))
-  if not queries:
+    return of_rows(queries_of_source, str(spec))
+  found = streams.scan(_again(spec, lambda: _rows(spec)), _key, _add)
+  if not found.rows:
     raise UserError(f"{spec}: expected queries, got no rows")
-  _print_merged(spec, row_count, len(queries), "query and answer")
-  return list(queries.values())
+  _print_merged(spec, found.rows, found.count, "query and answer")
+  return QueryStream(str(spec), found.again)
+
+
+def _again(path: FilePath, rows: Callable[[], Iterator[Row]]) -> Callable[[], Iterator[Row]]:
+  """Returns what goes through the rows of a file; those of a pipe, which is read once, are held."""
+  if not os.path.exists(path) or streams.can_be_read_again(path):
+    return rows
+  held = list(rows())
+  return lambda: iter(held)
+
+
+def _rows(path: FilePath) -> Iterator[Row]:
+  for location, row in schema.read_rows(path, ("subject", "relation")):
+    schema.check_fact({**row, "object": row.get("object") or "-"}, location)
+    yield sources.merged({}, _without_nulls(row))
+
+
+def _key(row: Row) -> str:
+  return "\0".join((row["subject"], row["relation"], row.get("object") or ""))
+
+
+def _add(queries: streams.Merged, row: Row, repeated: "collections.Counter[str]") -> None:
+  key = (row["subject"], row["relation"], row.get("object"))
+  repeated["merged"] += key in queries
+  queries[key] = sources.merged(queries.get(key, {}), row)
 
 
 def _without_nulls(row: Row) -> Row:
@@ -56,8 +108,8 @@ def _without_nulls(row: Row) -> Row:
 
 def cross(
   subjects: FilePath,
-  relations: Iterable[str],
-) -> list[Row]:
+  relations: Sequence[str],
+) -> QueryStream:
   """Asks every relation of every subject of a file.
 
   Args:
@@ -70,22 +122,32 @@ def cross(
   Raises:
     UserError: no subjects.
   """
-  row_of: dict[str, Row] = {}
-  row_count = 0
-  for location, row in _subject_rows(subjects):
-    schema.check_fact({**row, "relation": "-", "object": "-"}, location)
-    name = row["subject"]
-    row_count += 1
-    row_of[name] = {**row, **row_of.get(name, {})}
-  if not row_of:
+  found = streams.scan(
+    _again(subjects, lambda: _subjects(subjects)), lambda row: row["subject"], _add_subject
+  )
+  if not found.rows:
     raise UserError(f"{subjects}: expected subjects, got none")
-  _print_merged(subjects, row_count, len(row_of), "subject")
-  queries: list[Row] = []
-  for name, row in row_of.items():
-    carried = {key: row[key] for key in _CARRIED if row.get(key)}
-    for relation in relations:
-      queries.append({"subject": name, "relation": relation, **carried})
-  return queries
+  _print_merged(subjects, found.rows, found.count, "subject")
+
+  def again() -> Iterator[Row]:
+    for row in found.again():
+      carried = {key: row[key] for key in _CARRIED if row.get(key)}
+      for relation in relations:
+        yield {"subject": row["subject"], "relation": relation, **carried}
+
+  return QueryStream(str(subjects), again)
+
+
+def _add_subject(subjects: streams.Merged, row: Row, repeated: "collections.Counter[str]") -> None:
+  name = row["subject"]
+  repeated["merged"] += name in subjects
+  subjects[name] = {**row, **subjects.get(name, {})}
+
+
+def _subjects(path: FilePath) -> Iterator[Row]:
+  for location, row in _subject_rows(path):
+    schema.check_fact({**row, "relation": "-", "object": "-"}, location)
+    yield row
 
 
 def _print_merged(

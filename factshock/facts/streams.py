@@ -11,8 +11,8 @@ import dataclasses
 import itertools
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import cast
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import xxhash
@@ -21,6 +21,8 @@ from factshock.facts import schema, sources
 from factshock.runtime import messages
 from factshock.runtime.errors import UserError
 from factshock.types import Fact, FilePath, Relation
+
+Merged: TypeAlias = dict[Any, schema.Row]  # rows by what those that say the same have in common
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +70,7 @@ def open_with_relations(
 
   Arguments and errors are those of sources.read_with_relations, and so is what is printed.
   """
-  if sources.is_source(spec) or not _can_be_read_again(spec):
+  if sources.is_source(spec) or not can_be_read_again(spec):
     facts, relations = sources.read_with_relations(spec, path, default_path, count_tokens)
     return FactStream(str(spec), relations, len(facts), lambda: iter(facts))
   count, names, again = _scan(spec)
@@ -79,7 +81,8 @@ def open_with_relations(
   return stream
 
 
-def _can_be_read_again(path: FilePath) -> bool:
+def can_be_read_again(path: FilePath) -> bool:
+  """Returns whether a path is that of a file, and of no pipe."""
   return os.path.exists(path) and stat.S_ISREG(os.stat(path).st_mode)
 
 
@@ -90,23 +93,84 @@ def _scan(path: FilePath) -> tuple[int, set[str], Callable[[], Iterator[Fact]]]:
     UserError: as sources.read.
   """
   names: set[str] = set()
-  hashes = array.array("Q")
-  for _, fact in schema.located_facts(path):
-    names.add(fact["relation"])
-    hashes.append(_hash(fact))
-  if not hashes:
+
+  def rows() -> Iterator[schema.Row]:
+    for _, fact in schema.located_facts(path):
+      names.add(fact["relation"])
+      yield cast(schema.Row, fact)
+
+  add = cast(Callable[[Merged, schema.Row, collections.Counter[str]], None], sources.add)
+  found = scan(rows, _key, add)
+  if not found.rows:
     raise UserError(f"{path}: expected at least one fact, got an empty file")
-  several = _several(hashes)
-  merged, rows_apart, repeated = _merge(_of_hashes(path, several)) if several else ([], 0, None)
-  count = len(hashes) - rows_apart + len(merged)
-  for note in sources.notes_of(path, len(hashes), count, repeated or collections.Counter()):
+  for note in sources.notes_of(path, found.rows, found.count, found.repeated):
     messages.say(f"  {note}")
-  return count, names, lambda: _facts_of(path, several, merged)
+  return found.count, names, cast(Callable[[], Iterator[Fact]], found.again)
 
 
-def _hash(fact: Fact) -> int:
-  """Returns a number that facts which say the same have in common, others hardly ever."""
-  key = "\0".join((fact["subject"], fact["relation"], fact["object"]))
+def _key(fact: Mapping[str, Any]) -> str:
+  return "\0".join((fact["subject"], fact["relation"], fact["object"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Scanned:
+  """Rows of which those that say the same are merged, where each came first.
+
+  Attributes:
+    rows: how many there are.
+    count: how many are left of them.
+    repeated: what became of those that came again.
+    again: goes through what is left.
+  """
+
+  rows: int
+  count: int
+  repeated: "collections.Counter[str]"
+  again: Callable[[], Iterator[schema.Row]]
+
+
+def scan(
+  rows: Callable[[], Iterator[schema.Row]],
+  key: Callable[[schema.Row], str],
+  add: Callable[[Merged, schema.Row, "collections.Counter[str]"], None],
+) -> Scanned:
+  """Goes through rows, and finds those that say the same; such rows alone are held.
+
+  Args:
+    rows: begins anew with the first.
+    key: what rows that say the same have in common.
+    add: adds a row to those there are, or merges it with one; counts what became of it.
+  """
+
+  hashes = array.array("Q", (_hash(key(row)) for row in rows()))
+  several = _several(hashes)
+  merged: Merged = {}
+  repeated: collections.Counter[str] = collections.Counter()
+  rows_apart = 0
+  for row in rows() if several else ():
+    if _hash(key(row)) in several:
+      rows_apart += 1
+      add(merged, row, repeated)
+  count = len(hashes) - rows_apart + len(merged)
+
+  def again() -> Iterator[schema.Row]:
+    known: Merged = {}
+    counted: collections.Counter[str] = collections.Counter()
+    left = iter(merged.values())
+    for row in rows():
+      before = len(known)
+      if _hash(key(row)) not in several:
+        yield row
+        continue
+      add(known, row, counted)
+      if len(known) > before:
+        yield dict(next(left))
+
+  return Scanned(len(hashes), count, repeated, again)
+
+
+def _hash(key: str) -> int:
+  """Returns a number that a key hardly ever has in common with another."""
   return xxhash.xxh3_64_intdigest(key.encode())
 
 
@@ -114,45 +178,3 @@ def _several(hashes: "array.array[int]") -> frozenset[int]:
   """Returns those that there are several of."""
   values, counts = np.unique(np.frombuffer(hashes, np.uint64), return_counts=True)
   return frozenset(cast(list[int], values[counts > 1].tolist()))
-
-
-def _of_hashes(path: FilePath, hashes: frozenset[int]) -> Iterator[Fact]:
-  for _, fact in schema.located_facts(path):
-    if _hash(fact) in hashes:
-      yield fact
-
-
-def _merge(facts: Iterable[Fact]) -> tuple[list[Fact], int, "collections.Counter[str]"]:
-  """Returns facts without those that come again, how many there were, and what became of them."""
-  merged: dict[sources.Key, Fact] = {}
-  repeated: collections.Counter[str] = collections.Counter()
-  rows = 0
-  for fact in facts:
-    rows += 1
-    sources.add(merged, fact, repeated)
-  return list(merged.values()), rows, repeated
-
-
-def _facts_of(
-  path: FilePath,
-  several: frozenset[int],
-  merged: Iterable[Fact],
-) -> Iterator[Fact]:
-  """Yields the facts of a file; those that it says several times merged, where each came first.
-
-  Args:
-    path: the file.
-    several: hashes of facts that may come several times.
-    merged: what becomes of these, in the order in which each comes first.
-  """
-  known: dict[sources.Key, Fact] = {}
-  repeated: collections.Counter[str] = collections.Counter()
-  left = iter(merged)
-  for _, fact in schema.located_facts(path):
-    if _hash(fact) not in several:
-      yield fact
-      continue
-    before = len(known)
-    sources.add(known, fact, repeated)
-    if len(known) > before:
-      yield cast(Fact, dict(next(left)))

@@ -1,12 +1,18 @@
 """Asking of models from Python: an opened model in, rows or files of answers out."""
 
+import contextlib
 import dataclasses
+import os
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from factshock.answering import asking, candidates
+from factshock.answering import asking, candidates, queries
 from factshock.answering.asking import AnswerOptions, KnowledgeOptions
-from factshock.answering.candidates import QueryOptions
+from factshock.answering.candidates import QueryOptions, Sample
 from factshock.answering.decoding import DecodingOptions
+from factshock.answering.methods import Model as AnyModel
+from factshock.answering.queries import Questions
+from factshock.checkpoints.loading import Origin
 from factshock.facts import schema
 from factshock.interface import extracting, parameters
 from factshock.interface.models import Model
@@ -64,36 +70,81 @@ def answer(
   return rows
 
 
-def answer_extraction(
+def extract(
+  open_model: Callable[[], tuple[AnyModel, Origin]],
+  questions: Questions,
+  folder: str,
+  options: pipeline.Options,
+  how: QueryOptions,
+  overwrite: bool = False,
+) -> tuple[pipeline.Summary, Sample] | None:
+  """Asks a model the queries and the calibration facts of an extraction, and extracts.
+
+  The answers are kept in parts in the folder until the extraction is whole: a run that was killed
+  goes on, and processes that are started alike share the asking.
+
+  Args:
+    open_model: returns the model, and what its folder says of it.
+    questions: what is asked.
+    folder: that of the extraction.
+    options: of the extraction; `asked` is filled in.
+    how: how the model is asked; the answers that it compares are those of the extraction.
+    overwrite: whether an extraction that lies in the folder is written anew.
+
+  Returns:
+    The summary, and some of the queries with their answers; None where another process has
+    extracted.
+  """
+  paths = extracting.paths_of_answers(folder)
+  corrects = bool(options.prior_correction)
+  how = dataclasses.replace(how, answer_set=options.answer_set, list_all=corrects)
+
+  def then(asked: Mapping[str, Any]) -> pipeline.Summary:
+    told = dataclasses.replace(options, asked=asked)
+    return extracting.extract(folder, *paths, told, overwrite)
+
+  with _new_folder_kept_if_filled(folder):
+    return queries.answer(open_model, questions, paths, how, then)
+
+
+@contextlib.contextmanager
+def _new_folder_kept_if_filled(folder: str) -> Iterator[None]:
+  """Removes a folder that was made inside where an error leaves nothing in it, not even parts."""
+  is_new = not os.path.isdir(folder)
+  try:
+    yield
+  except BaseException:
+    if is_new:
+      with contextlib.suppress(OSError):
+        os.rmdir(folder)
+    raise
+
+
+def extract_by(
   model: Model,
   source: extracting.Source,
   folder: str,
   options: pipeline.Options,
   how: QueryOptions,
-) -> tuple[tuple[str, str], pipeline.Options]:
-  """Asks a model the queries and the calibration facts of an extraction.
+  overwrite: bool,
+) -> pipeline.Summary:
+  """Extracts by asking a model that is opened; see `extract`.
 
   Args:
     model: the model.
     source: the files of queries, calibration facts and relations.
     folder: that of the extraction.
     options: of the extraction.
-    how: how the model is asked; the answers that it compares are those of the extraction.
-
-  Returns:
-    The paths of the predictions on queries and on calibration facts, and the options with the
-    relations, and with how the model was asked.
+    how: how the model is asked.
+    overwrite: whether an extraction that lies in the folder is written anew.
 
   Raises:
     UserError: there are no queries, or some are calibrated on.
   """
   parameters.check_among("mode", how.method, candidates.METHODS)
-  relations, queries = source.read(model.origin.relations_path)
-  known = extracting.read_calibration(source.calibration, queries)
-  paths = extracting.paths_of_answers(folder)
-  how = dataclasses.replace(
-    how, answer_set=options.answer_set, list_all=bool(options.prior_correction)
-  )
-  candidates.answer_queries(model.loaded, model.origin, queries or [], known, paths, relations, how)
-  asked = how.described(model.origin)
-  return paths, dataclasses.replace(options, relations=relations, asked=asked)
+  relations, asked = source.read(model.origin.relations_path)
+  questions = Questions(*extracting.questions(source.calibration, asked), relations)
+  options = dataclasses.replace(options, relations=relations)
+  opened = (model.loaded, model.origin)
+  done = extract(lambda: opened, questions, folder, options, how, overwrite)
+  return done[0] if done else extracting.read_summary(folder)

@@ -4,12 +4,14 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from factshock.answering import parts
 from factshock.facts import queries as query_files
 from factshock.facts import sources
+from factshock.facts.queries import QueryStream
 from factshock.facts.schema import Row
 from factshock.knowledge_graph import answers, pipeline
 from factshock.report import extraction_page
-from factshock.runtime import garbage
+from factshock.runtime import garbage, json_files
 from factshock.runtime.errors import UserError
 from factshock.types import FilePath, Relation
 
@@ -34,7 +36,7 @@ class Source:
   def read(
     self,
     default_path: Callable[[], FilePath] | None = None,
-  ) -> tuple[dict[str, Relation], list[Row] | None]:
+  ) -> tuple[dict[str, Relation], QueryStream | None]:
     """Returns relations and queries.
 
     Args:
@@ -46,7 +48,7 @@ class Source:
   def limited(self, options: pipeline.Options) -> pipeline.Options:
     """Returns options with the relations, and with the queries that answers are limited to."""
     relations, queries = self.read()
-    return dataclasses.replace(options, relations=relations, queries=queries)
+    return dataclasses.replace(options, relations=relations, queries=keys_of(queries))
 
 
 def extract(
@@ -96,12 +98,17 @@ def find_relations(
   return sources.read_relations(default_path()) if default_path else {}
 
 
+def keys_of(queries: QueryStream | None) -> set[answers.Query] | None:
+  """Returns subject and relation of queries; None where there are none."""
+  return None if queries is None else query_files.keys(queries)
+
+
 def find_queries(
   queries: str | None,
   subjects: str | None,
   ask: Sequence[str] | None,
   relations: Mapping[str, Relation],
-) -> list[Row] | None:
+) -> QueryStream | None:
   """Returns the queries of a file, or those of subjects times relations; None without either.
 
   Args:
@@ -116,7 +123,7 @@ def find_queries(
   if queries and subjects:
     raise UserError("expected one of --queries and --subjects, got both; see --help")
   if queries:
-    return query_files.read(queries)
+    return query_files.open_stream(queries)
   unknown = set(ask or ()) - set(relations)
   if unknown:
     known = ", ".join(sorted(relations)) or "those of --relations"
@@ -130,8 +137,8 @@ def find_queries(
   return query_files.cross(subjects, ask or list(relations))
 
 
-def read_calibration(path: str, queries: Sequence[Row] | None) -> list[Row]:
-  """Returns the calibration facts of a file.
+def questions(path: str, queries: QueryStream | None) -> tuple[QueryStream, list[Row]]:
+  """Returns the queries, and the calibration facts of a file.
 
   Raises:
     UserError: there are no queries, or some are calibrated on.
@@ -140,7 +147,7 @@ def read_calibration(path: str, queries: Sequence[Row] | None) -> list[Row]:
     raise UserError("expected one of --queries and --subjects, got neither; see --help")
   known = query_files.read(path)
   answers.check_separate_queries(answers.queries_of(known), answers.queries_of(queries), "queries")
-  return known
+  return queries, known
 
 
 def check_new(
@@ -152,9 +159,13 @@ def check_new(
 
   Args:
     folder: that of the extraction.
-    asks: whether a model is asked, whose answers are written there too.
+    asks: whether a model is asked, whose answers are written there too. With those that are kept
+      there of a run that did not end this one goes on.
     overwrite: whether what is there is written anew.
   """
+  goes_on = asks and parts.goes_on(paths_of_answers(folder)[0], overwrite)
+  if goes_on and (overwrite or not os.path.exists(os.path.join(folder, pipeline.SUMMARY))):
+    return
   pipeline.check_folder(folder, overwrite)
   if not asks or overwrite or pipeline.is_left_unfinished(folder):
     return
@@ -164,6 +175,11 @@ def check_new(
         f"{path}: already exists; choose another --output, or give --overwrite to ask anew; to "
         "extract from these answers, give them as --predictions and --calibration"
       )
+
+
+def read_summary(folder: str) -> pipeline.Summary:
+  """Returns what extraction.json holds."""
+  return json_files.read(os.path.join(folder, pipeline.SUMMARY))
 
 
 def paths_of_answers(folder: str) -> tuple[str, str]:

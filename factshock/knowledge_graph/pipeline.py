@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple, TypeAlias, TypedDict
 
 import numpy as np
@@ -51,8 +51,9 @@ REPORT = "report.html"
 _CORRECTED = ("corrected_predictions.jsonl.gz", "corrected_calibration.jsonl.gz")
 NOTES = {
   "asked": "How the model was asked: method, form of the prompts, answered questions before each, "
-  "hypotheses of a beam, samples of a vote, longest answer in tokens, and what the model was "
-  "computed in. Nothing where its predictions were given.",
+  "hypotheses of a beam, samples of a vote, longest answer in tokens, what the model was computed "
+  "in, and of a served model requests, tokens asked and tokens answered. Nothing where its "
+  "predictions were given.",
   "confidence": "The probability that an answer is right, by calibration queries that the curves "
   "have not seen.",
   "threshold": "Answers with at least this confidence are accepted. It is the lowest at which the "
@@ -90,7 +91,7 @@ class Options:
     types: path of the entities' types, or None.
     finetuning: path of the facts finetuned on, which calibration must be apart from, or None.
     answer_set: path of facts that tell ids and aliases of answers, or None.
-    queries: rows to which the predictions are limited, or None: all that are predicted.
+    queries: those to which the predictions are limited, or None: all that are predicted.
     prior_correction: "counts", or the path of predictions before finetuning on queries and
       calibration together, or None.
     columns: our names of columns -> those of the predictions files, where they differ.
@@ -107,7 +108,7 @@ class Options:
   types: str | None = None
   finetuning: str | None = None
   answer_set: str | None = None
-  queries: Sequence[Mapping[str, Any]] | None = None
+  queries: Set[Query] | None = None
   prior_correction: str | None = None
   columns: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
   asked: Mapping[str, Any] | None = None
@@ -337,7 +338,7 @@ def _read(
     )
     columns = dict[str, str]()  # the corrected files have our names
   labelled = answers.read(calibration_path, names, labelled=True, columns=columns)
-  wanted = None if options.queries is None else set(answers.queries_of(options.queries))
+  wanted = options.queries
   left_out = set[Query]()
   predicted = answers.read(predictions, names, only=wanted, columns=columns, left_out=left_out)
   if wanted is not None:
@@ -364,11 +365,11 @@ def _names(
 def _print_differences(
   predicted: Answers,
   path: str,
-  wanted: set[Query],
+  wanted: Set[Query],
   left_out: set[Query],
 ) -> None:
   """Prints how many queries have no prediction, and how many predictions were not asked for."""
-  missing = wanted.difference(predicted.queries())
+  missing = wanted - set(predicted.queries())
   if missing:
     messages.say(
       f"  {len(missing):,} of {len(wanted):,} queries have no row in {path}, such as "

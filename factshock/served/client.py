@@ -54,6 +54,15 @@ class Usage:
   prompt_tokens: int = 0
   completion_tokens: int = 0
 
+  def since(self, before: "Usage") -> "Usage":
+    """Returns what was asked after what had been asked before."""
+    return Usage(
+      self.requests - before.requests,
+      self.retries - before.retries,
+      self.prompt_tokens - before.prompt_tokens,
+      self.completion_tokens - before.completion_tokens,
+    )
+
   def describe(self, seconds: float) -> str:
     """Returns a line on what was asked in some seconds."""
     return (
