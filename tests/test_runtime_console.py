@@ -1,6 +1,5 @@
 """Progress lines and the time left of an experiment: said only once there is something to go by."""
 
-import importlib
 import io
 import re
 import time
@@ -12,8 +11,6 @@ import tiny
 from factshock.answering import batches
 from factshock.runtime import files, messages, progress
 from factshock.study import pipeline
-
-answer = importlib.import_module("factshock.answer")  # the verb; factshock.answer is the API's
 
 
 @pytest.fixture
