@@ -54,11 +54,15 @@ max_answer_tokens=N, sample=N&seed=S, limit=N.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from factshock.runtime import answer_dtypes, console, flag_names, outputs
 from factshock.runtime.errors import UserError
+
+if TYPE_CHECKING:
+  from factshock.answering import preparing
 
 _CHOICE_PROMPTS = ("letters", "choices")
 _GENERATING = ("greedy", "beam", "sample")
@@ -94,6 +98,8 @@ def define_flags() -> None:
     "arm", None, "Name of the arm in the predictions file; default: the checkpoint's folder."
   )
   answer_dtypes.define_flag()
+  flags.DEFINE_string("runner", None, "Apache Beam's runner; without it this process answers.")
+  flags.DEFINE_string("beam_options", "", "Options for the Beam runner, as on its command line.")
   _define_question_flags()
   _define_generation_flags()
   flag_names.rename("checkpoint", "model")
@@ -199,6 +205,13 @@ def _check_flags() -> None:
       )
   if values.candidates_only and not values.candidates:
     raise UserError("--candidates_only: expected the candidates too; name them with --candidates")
+  if (values.runner or values.beam_options) and "://" in values.output:
+    raise UserError(
+      f"--output={values.output}: with --runner expected a path on a file system that the workers "
+      "and this process share, such as NFS; answer there, and copy the file"
+    )
+  if values.beam_options and not values.runner:
+    raise UserError("--beam_options: expected --runner too, whose options they are")
   parts.check_new(values.output)
   if values.pub_quiz:
     outputs.check_new(values.pub_quiz)
@@ -221,7 +234,12 @@ def _assess() -> None:
     dtype=values.answer_dtype,
   )
   counts = asking.assess_knowledge(
-    values.model, values.facts, values.output, options, config=values.config
+    values.model,
+    values.facts,
+    values.output,
+    options,
+    config=values.config,
+    elsewhere=_elsewhere(),
   )
   if counts is None:
     print(f"{_BY_ANOTHER}: {values.output}")
@@ -261,10 +279,33 @@ def _answer() -> None:
     dtype=values.answer_dtype,
   )
   tally = asking.answer_facts(
-    values.model, values.facts, values.output, options, config=values.config
+    values.model,
+    values.facts,
+    values.output,
+    options,
+    config=values.config,
+    elsewhere=_elsewhere(),
   )
   told = tally.describe() if tally else _BY_ANOTHER
   print(f"{told}: {values.output}")
+
+
+def _elsewhere() -> "preparing.Elsewhere | None":
+  """Returns what has the parts answered by Apache Beam; None where this process answers.
+
+  Raises:
+    UserError: Apache Beam is not installed.
+  """
+  values = flags.FLAGS
+  if not values.runner:
+    return None
+  try:
+    from factshock.answering import beam_parts
+  except ImportError as error:
+    raise UserError(
+      f"--runner needs Apache Beam ({error}): pip install 'factshock[beam]'"
+    ) from error
+  return beam_parts.elsewhere(values.runner, values.beam_options.split())
 
 
 def _stops() -> tuple[str, ...] | None:

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -107,6 +106,7 @@ def answer_facts(
   options: AnswerOptions,
   *,
   config: ml_collections.ConfigDict | None = None,
+  elsewhere: preparing.Elsewhere | None = None,
 ) -> Tally | None:
   """Writes the predictions of a model on a facts file; returns how many are right.
 
@@ -118,6 +118,7 @@ def answer_facts(
     output: path of the predictions file.
     options: how to answer.
     config: the experiment's config; None is that of the checkpoint, or loading.DEFAULTS.
+    elsewhere: has the parts answered in place of this process; None is this process.
 
   Returns:
     The counts; None where another process has written the file.
@@ -131,15 +132,27 @@ def answer_facts(
     stream = _stream(model, origin, facts, options)
     asker, asked = _prepare(model, origin, stream, options)
     asked |= preparing.identity(checkpoint, model, options.dtype)
-    model = preparing.placed(model, asker.form)
     answers = _Answers(asker, origin, output, -(-stream.count // candidates.COMPARED))
-    rows = functools.partial(asker.rows, model)
-    asking = parts.Asking(stream, rows, asked, answers.write, methods.spending(model))
-    tally = parts.run(output, asking, preparing.part_size(model))
+    job = _job(checkpoint, model, config, options, output, asker)
+    model = None if elsewhere else preparing.placed(model, asker.form)
+    tally = job.run(model, stream, asked, answers.write, elsewhere)
   if options.dtype not in (None, origin.own_dtype) and tally is not None:
-    del model, rows, asking  # its weights make room for those of the model's own dtype
+    del model  # its weights make room for those of the model's own dtype
     _say_how_many_are_equal(asker, answers, stream, checkpoint, config)
   return tally
+
+
+def _job(
+  checkpoint: str,
+  model: Model,
+  config: ml_collections.ConfigDict | None,
+  options: AnswerOptions | KnowledgeOptions,
+  output: str,
+  asker: preparing.Asker,
+) -> preparing.Job:
+  """Returns how the parts of a file are answered."""
+  size = preparing.part_size(model)
+  return preparing.Job(checkpoint, config, options.tokenizer, options.dtype, output, size, asker)
 
 
 def _stream(
@@ -461,6 +474,7 @@ def assess_knowledge(
   options: KnowledgeOptions,
   *,
   config: ml_collections.ConfigDict | None = None,
+  elsewhere: preparing.Elsewhere | None = None,
 ) -> Mapping[str, int] | None:
   """Writes the facts of a file with what a model knows of each, in parts as `answer_facts`.
 
@@ -470,6 +484,7 @@ def assess_knowledge(
     output: path of the facts file to write, with the columns of knowledge.KnownFact.
     options: how to find it out.
     config: as for `answer_facts`, and so are errors.
+    elsewhere: as for `answer_facts`.
 
   Returns:
     How many facts are of each category; None where another process has written the file.
@@ -486,10 +501,9 @@ def assess_knowledge(
     stream = _stream(model, origin, facts, options)
     assessor, asked = _prepare_assessment(model, origin, stream, options)
     asked |= preparing.identity(checkpoint, model, options.dtype)
-    model = preparing.placed(model, assessor.form)
-    assess = functools.partial(assessor.rows, model)
-    asking = parts.Asking(stream, assess, asked, write, methods.spending(model))
-    return parts.run(output, asking, preparing.part_size(model))
+    job = _job(checkpoint, model, config, options, output, assessor)
+    model = None if elsewhere else preparing.placed(model, assessor.form)
+    return job.run(model, stream, asked, write, elsewhere)
 
 
 def knowledge_of(

@@ -16,7 +16,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from factshock.facts.streams import FactStream
 from factshock.runtime import files, json_files, locks, messages, outputs
@@ -163,7 +163,12 @@ def _done(folder: str) -> set[int]:
   return {int(stem) for stem in stems if stem.isdecimal()}
 
 
-def run(output: str, asking: Asking[T], size: int) -> T | None:
+def run(
+  output: str,
+  asking: Asking[T],
+  size: int,
+  elsewhere: Callable[[Sequence[int]], None] | None = None,
+) -> T | None:
   """Answers what is not answered yet, and joins all answers once; shares this with others.
 
   Called inside of `at_work`.
@@ -172,6 +177,8 @@ def run(output: str, asking: Asking[T], size: int) -> T | None:
     output: the file.
     asking: what is asked.
     size: facts of a part.
+    elsewhere: has the parts of these indices answered, each by a `Worker`, in place of this
+      process.
 
   Returns:
     What `write` returned; None where another process has written the file.
@@ -179,7 +186,68 @@ def run(output: str, asking: Asking[T], size: int) -> T | None:
   Raises:
     UserError: parts there are answers to other questions; names what differs.
   """
-  return _Parts(output, asking, size).run()
+  return _Parts(output, asking, size, elsewhere).run()
+
+
+class Worker:
+  """Answers parts of a file for a run that has them answered elsewhere."""
+
+  def __init__(
+    self,
+    output: str,
+    size: int,
+    answer: Callable[[Sequence[Fact], int], Sequence[Row]],
+    spending: Spending | None,
+  ) -> None:
+    """Takes what `Asking` and `run` take."""
+    self._output = output
+    self._size = size
+    self._answer = answer
+    self._spent = _Spent(folder_of(output), spending)
+
+  def answer(self, index: int) -> None:
+    """Answers a part, unless that is done; whoever is at it is waited for.
+
+    Raises:
+      UserError: the facts of the part are not what was written.
+    """
+    folder = folder_of(self._output)
+    path = _part_path(folder, index)
+    with at_work(self._output), locks.wait_for_lock(_lock_path(folder, index)):
+      # Where the folder is gone others have joined the parts.
+      if os.path.exists(path) or not os.path.exists(os.path.join(folder, _ASKED)):
+        return
+      facts = _read_part(_facts_path(folder, index))
+      if facts is None:
+        raise UserError(f"{_facts_path(folder, index)}: damaged; give the same command again")
+      _write_part(path, self._answer(cast(list[Fact], facts), index * self._size))
+      self._spent.write()
+
+
+class _Spent:
+  """Writes what one process has spent; each has a file of its own, which `spent` adds up."""
+
+  def __init__(self, folder: str, spending: Spending | None) -> None:
+    self._path = os.path.join(folder, f"{_SPENT}{uuid.uuid4().hex}.json")
+    self._spending = spending
+
+  def write(self) -> None:
+    if self._spending:
+      with files.atomic_write(self._path, by_all=True) as file:
+        json.dump(dict(self._spending.numbers()), file)
+
+
+def _part_path(folder: str, index: int) -> str:
+  return os.path.join(folder, f"{index:05d}{_ENDING}")
+
+
+def _facts_path(folder: str, index: int) -> str:
+  """Returns where the facts of a part stand that is answered elsewhere."""
+  return os.path.join(folder, f"{index:05d}.facts{_ENDING}")
+
+
+def _lock_path(folder: str, index: int) -> str:
+  return os.path.join(folder, f"{index:05d}.lock")
 
 
 class _Parts(Generic[T]):
@@ -190,6 +258,7 @@ class _Parts(Generic[T]):
     output: str,
     asking: Asking[T],
     size: int,
+    elsewhere: Callable[[Sequence[int]], None] | None,
   ) -> None:
     self._output = output
     self._folder = folder_of(output)
@@ -200,8 +269,8 @@ class _Parts(Generic[T]):
     self._count = -(-asking.facts.count // size)
     self._answered = 0  # facts, by this process
     self._seconds = 0.0  # that this took
-    # Of this process and run alone: others add theirs.
-    self._spent_path = os.path.join(self._folder, f"{_SPENT}{uuid.uuid4().hex}.json")
+    self._elsewhere = elsewhere
+    self._spent = _Spent(self._folder, asking.spending)
 
   def run(self) -> T | None:
     """Does what `parts.run` says."""
@@ -222,7 +291,10 @@ class _Parts(Generic[T]):
   def _answer_and_join(self) -> T | None:
     progress = self._new_progress()
     while True:
-      self._answer(progress)
+      if self._elsewhere:
+        self._have_answered(self._elsewhere)
+      else:
+        self._answer(progress)
       if len(_done(self._folder)) == self._count:
         joined = self._join()
         if joined:
@@ -270,9 +342,22 @@ class _Parts(Generic[T]):
     total = self._asking.facts.count
     before = f", {done:,} of them answered before" if done else ""
     messages.say(f"  {total:,} questions in {self._count:,} parts{before}")
+    if self._elsewhere:
+      return None
     progress = Progress("answering", total)
     progress.update(min(done * self._size, total), f"part {done}/{self._count}")
     return progress
+
+  def _have_answered(self, elsewhere: Callable[[Sequence[int]], None]) -> None:
+    """Has the parts answered elsewhere that nobody has answered, each with its facts beside it."""
+    left: list[int] = []
+    done = _done(self._folder)
+    for index, facts in enumerate(self._asking.facts.parts(self._size)):
+      if index not in done:
+        _write_part(_facts_path(self._folder, index), cast(list[Row], facts))
+        left.append(index)
+    if left:
+      elsewhere(left)
 
   def _answer(self, progress: Progress | None) -> None:
     """Answers the parts that nobody has answered or is at."""
@@ -295,9 +380,7 @@ class _Parts(Generic[T]):
       rows = self._asking.answer(facts, index * self._size)
       self._check_there()
       _write_part(self._path(index), rows)
-      if self._asking.spending:
-        with files.atomic_write(self._spent_path, by_all=True) as file:
-          json.dump(dict(self._asking.spending.numbers()), file)
+      self._spent.write()
     self._answered += len(facts)
     self._seconds += time.monotonic() - began
     return True
@@ -305,7 +388,7 @@ class _Parts(Generic[T]):
   @contextlib.contextmanager
   def _claim(self, index: int) -> Iterator[bool]:
     """Tries to take a part's lock; raises _GoneError where the folder goes at that moment."""
-    lock = locks.try_lock(os.path.join(self._folder, f"{index:05d}.lock"))
+    lock = locks.try_lock(_lock_path(self._folder, index))
     with contextlib.ExitStack() as held:
       try:
         is_ours = held.enter_context(lock)
@@ -321,7 +404,7 @@ class _Parts(Generic[T]):
       raise _GoneError
 
   def _path(self, index: int) -> str:
-    return os.path.join(self._folder, f"{index:05d}{_ENDING}")
+    return _part_path(self._folder, index)
 
   def _join(self) -> tuple[T] | None:
     """Writes the file from the parts and removes these; None where another is at it, or damage."""

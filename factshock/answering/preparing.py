@@ -4,8 +4,10 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+import ml_collections
 
 import factshock
 from factshock.answering import batches, methods, parts
@@ -15,6 +17,7 @@ from factshock.checkpoints.loading import LoadedModel
 from factshock.data import prompts
 from factshock.data.pretrained_tokenizers import PretrainedTokenizer
 from factshock.facts.streams import FactStream
+from factshock.predictions.rows import Row
 from factshock.runtime.errors import UserError
 from factshock.served.endpoints import Endpoint
 from factshock.served.models import ServedModel
@@ -22,6 +25,8 @@ from factshock.types import Fact
 
 _TEMPLATE = 128  # tokens at most, about, that a chat's template adds to a prompt
 _SERVED_PART = 256  # facts of a part that a server answers: a killed run loses few requests
+
+T = TypeVar("T")
 
 
 def in_form(model: Model, form: str) -> Model:
@@ -68,6 +73,76 @@ def placed(model: Model, form: str) -> Model:
 def part_size(model: Model) -> int:
   """Returns how many facts are kept at a time."""
   return _SERVED_PART if isinstance(model, ServedModel) else parts.SIZE
+
+
+class Asker(Protocol):
+  """What asks facts by parts, with all that is the same for every part; it can be pickled."""
+
+  @property
+  def form(self) -> str:
+    """Returns the form of the prompts."""
+    ...
+
+  def rows(
+    self, model: Model, facts: Sequence[Fact], first: int = 0
+  ) -> Sequence[Mapping[str, Any]]:
+    """Returns a row of each fact; `first` is the place of the first."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """Says how the parts of a file are answered, by this process or elsewhere.
+
+  Attributes:
+    source: what the model is opened from.
+    config: that of the experiment, or None.
+    tokenizer: folder of the tokenizer; None is the model's own.
+    dtype: that the model is computed in; None is its own.
+    output: the file.
+    size: facts of a part.
+    asker: asks them.
+  """
+
+  source: str
+  config: ml_collections.ConfigDict | None
+  tokenizer: str | None
+  dtype: str | None
+  output: str
+  size: int
+  asker: Asker
+
+  def worker(self) -> parts.Worker:
+    """Opens the model, and returns what answers parts."""
+    model, _ = methods.open_model(self.source, self.config, self.tokenizer, self.dtype)
+    model = placed(model, self.asker.form)
+    answer = functools.partial(self.asker.rows, model)
+    return parts.Worker(self.output, self.size, answer, methods.spending(model))
+
+  def run(
+    self,
+    model: Model | None,
+    facts: FactStream,
+    asked: Mapping[str, Any],
+    write: Callable[[Iterator[Row]], T],
+    elsewhere: "Elsewhere | None" = None,
+  ) -> T | None:
+    """Answers by a model from `placed`, or has it done elsewhere; returns as `parts.run`."""
+    if elsewhere is not None:
+      asking = parts.Asking(facts, _answer_nothing, asked, write)
+      return parts.run(self.output, asking, self.size, functools.partial(elsewhere, self))
+    assert model is not None
+    answer = functools.partial(self.asker.rows, model)
+    asking = parts.Asking(facts, answer, asked, write, methods.spending(model))
+    return parts.run(self.output, asking, self.size)
+
+
+def _answer_nothing(facts: Sequence[Fact], first: int) -> Sequence[Row]:
+  raise AssertionError("answered elsewhere")
+
+
+# Has the parts of these indices answered by workers of a job.
+Elsewhere: TypeAlias = Callable[[Job, Sequence[int]], None]
 
 
 def identity(source: str, model: Model, dtype: str | None) -> dict[str, Any]:
