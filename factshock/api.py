@@ -363,7 +363,8 @@ def extract(  # noqa: PLR0913 - what a caller may choose, each by its name
     beams: hypotheses of "beam".
     samples: of "votes".
     output: folder to write; None is a temporary one.
-    overwrite: whether an extraction that is there is written anew; after an error it stays.
+    overwrite: whether an extraction that is there is written anew; after an error it stays. Without
+      it a call goes on with what a model answered in one that did not end.
 
   Raises:
     UserError: tables that do not fit each other, or an output that is there already.

@@ -8,6 +8,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
 import tiny_folders
@@ -219,21 +220,42 @@ console.run(extract.main)
 """
 
 
+def start(home, output):
+  environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+  return subprocess.Popen(
+    [sys.executable, "-c", PROGRAM, *command(home, output)],
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("awaited", ["*.parts/00001.jsonl.gz", pipeline.UNFINISHED])
+def test_a_killed_run_goes_on(home, tmp_path, monkeypatch, awaited):
+  """Killed while it asks, and while it extracts."""
+  run(monkeypatch, home, tmp_path / "whole")
+  folder = tmp_path / "graph"
+  killed = start(home, folder)
+  while not list(folder.glob(awaited)):
+    assert killed.poll() is None, killed.communicate()
+    time.sleep(0.01)
+  killed.kill()
+  killed.wait()
+  assert not (folder / pipeline.SUMMARY).exists()
+  again = start(home, folder)
+  said, _ = again.communicate(timeout=300)
+  assert again.returncode == 0 and "of them answered before" in said, said
+  assert contents(folder) == contents(tmp_path / "whole")
+  assert not list(folder.glob("*.parts*"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 def test_processes_share_the_asking_and_one_extracts(home, tmp_path, monkeypatch, count):
   run(monkeypatch, home, tmp_path / "whole")
-  environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-  started = [
-    subprocess.Popen(
-      [sys.executable, "-c", PROGRAM, *command(home, tmp_path / "graph")],
-      env=environment,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-    )
-    for _ in range(count)
-  ]
+  started = [start(home, tmp_path / "graph") for _ in range(count)]
   said = [process.communicate(timeout=300)[0] for process in started]
   assert [process.returncode for process in started] == [0] * count, said
   assert sum("extracted by another process" in text for text in said) == count - 1

@@ -18,6 +18,7 @@ from factshock.data import prompts
 from factshock.data.pretrained_tokenizers import PretrainedTokenizer
 from factshock.facts.streams import FactStream
 from factshock.predictions.rows import Row
+from factshock.runtime import messages
 from factshock.runtime.errors import UserError
 from factshock.served.endpoints import Endpoint
 from factshock.served.models import ServedModel
@@ -129,12 +130,20 @@ class Job:
   ) -> T | None:
     """Answers by a model from `placed`, or has it done elsewhere; returns as `parts.run`."""
     if elsewhere is not None:
-      asking = parts.Asking(facts, _answer_nothing, asked, write)
+      asking = parts.Asking(facts, _answer_nothing, asked, functools.partial(self._told, write))
       return parts.run(self.output, asking, self.size, functools.partial(elsewhere, self))
     assert model is not None
     answer = functools.partial(self.asker.rows, model)
     asking = parts.Asking(facts, answer, asked, write, methods.spending(model))
     return parts.run(self.output, asking, self.size)
+
+  def _told(self, write: Callable[[Iterator[Row]], T], rows: Iterator[Row]) -> T:
+    """Writes, and prints what all workers have asked of a server."""
+    written = write(rows)
+    if spent := parts.spent(self.output):
+      numbers = (f"{count:,} {name.replace('_', ' ')}" for name, count in spent.items())
+      messages.say_aside(f"  {', '.join(numbers)}")
+    return written
 
 
 def _answer_nothing(facts: Sequence[Fact], first: int) -> Sequence[Row]:
