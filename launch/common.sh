@@ -34,18 +34,21 @@ run() { if $dry_run; then quoted "$@"; else "$@"; fi; }
 # The last command of a script: in its place, so that signals reach it.
 run_last() { if $dry_run; then quoted "$@"; else exec "$@"; fi; }
 
-# A verb that several processes can run as one, or another one that they can share: distributed_verb SCRIPT VERB [OTHER].
+# A verb that several processes can run as one, or others that they can share: distributed_verb SCRIPT VERB [OTHER ...].
 distributed_verb() {
-  local verbs="${3:+$3, }train or experiment"
-  case "$2" in
+  local script="$1" verb="$2" verbs="train or experiment" other
+  shift 2
+  for other in "$@"; do [ "$verb" != "$other" ] || return 0; done
+  [ $# -eq 0 ] || verbs="$(printf '%s, ' "$@")$verbs"
+  case "$verb" in
     train | experiment) ;;
-    "") fail "which verb? $verbs (bash launch/$1 --help)" ;;
-    *) [ "$2" = "${3:-}" ] || fail "the verb is $verbs, not $2 (bash launch/$1 --help)" ;;
+    "") fail "which verb? $verbs (bash launch/$script --help)" ;;
+    *) fail "the verb is $verbs, not $verb (bash launch/$script --help)" ;;
   esac
 }
 
-# Whether the processes of verb $1 work as one and must find one another; those of answer each take what no other is at.
-works_as_one() { [ "$1" != answer ]; }
+# Whether the processes of verb $1 work as one and must find one another; those of answer and extract each take what no other is at.
+works_as_one() { [ "$1" != answer ] && [ "$1" != extract ]; }
 
 # The value of --workdir among the arguments.
 workdir_of() {

@@ -5,8 +5,8 @@
 #   bash launch/local_processes.sh 2 train --config=t5_v1_1_small --workdir=runs/x
 #   bash launch/local_processes.sh 2 answer --model=MODEL --facts=facts.jsonl --output=answers.jsonl
 #
-# VERB is train or experiment, whose processes work as one and meet on PORT of the loopback (a free one unless named), or answer,
-# whose processes share the facts part by part. Process I writes
+# VERB is train or experiment, whose processes work as one and meet on PORT of the loopback (a free one unless named), or answer
+# or extract --model, whose processes share the questions part by part. Process I writes
 # DIR/process-I.log (WORKDIR.logs unless named, runs/logs without a workdir), process 0 on the terminal too. SIGTERM and Ctrl-C
 # are passed on to all: the run saves itself and the exit code is 75, the same command goes on. Where one fails, the end of its
 # log is shown, the others are ended, and the exit code is that of the first that failed.
@@ -134,7 +134,7 @@ count="${1:-}"
 [ -n "$count" ] || fail "how many processes? (bash launch/local_processes.sh --help)"
 [[ "$count" =~ ^[1-9][0-9]*$ ]] || fail "the number of processes is a whole number from 1 on, not $count"
 verb="${2:-}"
-distributed_verb local_processes.sh "$verb" answer
+distributed_verb local_processes.sh "$verb" answer extract
 arguments=("${@:3}")
 
 workdir="$(workdir_of "${@:3}")"

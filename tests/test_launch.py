@@ -159,10 +159,10 @@ def test_the_extra_for_gpus_goes_by_the_driver(driver, extra, tmp_path):
     ("local_processes.sh", ["two", "train"], "not two"),
     ("local_processes.sh", ["0", "train"], "not 0"),
     ("local_processes.sh", ["2"], "which verb?"),
-    ("local_processes.sh", ["2", "mix"], "answer, train or experiment, not mix"),
+    ("local_processes.sh", ["2", "mix"], "answer, extract, train or experiment, not mix"),
     ("local_processes.sh", ["--ports=1", "2", "train"], "unknown option --ports=1"),
     ("slurm.sbatch", [], "which verb?"),
-    ("slurm.sbatch", ["mix"], "answer, train or experiment, not mix"),
+    ("slurm.sbatch", ["mix"], "answer, extract, train or experiment, not mix"),
     ("slurm.sbatch", ["train"], "sbatch"),
     ("tpu_vm.sh", [], "what is to be done?"),
     ("tpu_vm.sh", ["restart"], "unknown: restart"),
@@ -261,14 +261,17 @@ def test_local_processes_dry_run():
   assert len(commands) == 3
 
 
+@pytest.mark.parametrize("verb", ["answer", "extract"])
 @pytest.mark.parametrize("script, before", [("local_processes.sh", ["2"]), ("slurm.sbatch", [])])
-def test_processes_that_answer_share_the_facts_and_do_not_look_for_one_another(script, before):
-  commands = _dry(script, *before, "answer", "--model=a b", "--output=c")
-  for command in [words for words in commands if "factshock.answer" in words]:
-    start = command.index("factshock.answer")
+def test_processes_that_ask_share_the_questions_and_do_not_look_for_one_another(
+  script, before, verb
+):
+  commands = _dry(script, *before, verb, "--model=a b", "--output=c")
+  for command in [words for words in commands if f"factshock.{verb}" in words]:
+    start = command.index(f"factshock.{verb}")
     assert command[start + 1 : start + 3] == ["--model=a b", "--output=c"]
     assert not any(word.startswith(("--distributed", "--process", "--coord")) for word in command)
-  assert sum("factshock.answer" in words for words in commands) == int((before or ["1"])[0])
+  assert sum(f"factshock.{verb}" in words for words in commands) == int((before or ["1"])[0])
 
 
 def test_local_processes_meet_on_one_free_port_and_share_the_cores(stand_in, tmp_path):
