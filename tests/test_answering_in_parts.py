@@ -15,6 +15,7 @@ import time
 import pytest
 import tiny_folders
 import verb_flags
+from answered import stop_after
 
 from factshock.answering import asking, parts
 from factshock.answering.decoding import DecodingOptions
@@ -120,20 +121,6 @@ def test_notes_come_once_and_not_once_a_part(home, tmp_path, monkeypatch, capsys
   assert f"  {COUNT} questions in 5 parts\n" in said.out
   assert said.out.splitlines()[-1].startswith(f"{COUNT} answers, ")
   assert said.err.count(" a second") == 1
-
-
-def stop_after(monkeypatch, count):
-  """Has a run end after some parts, as if it had been killed."""
-  write = parts._write_part
-  left = [count]
-
-  def writing(path, rows):
-    if not left[0]:
-      raise KeyboardInterrupt
-    left[0] -= 1
-    write(path, rows)
-
-  monkeypatch.setattr(parts, "_write_part", writing)
 
 
 def test_a_run_goes_on_or_is_refused_or_begins_anew(home, tmp_path, monkeypatch, capsys):

@@ -13,6 +13,7 @@ import time
 import pytest
 import tiny_folders
 import verb_flags
+from answered import stop_after
 from stand_in_server import serving
 
 import factshock
@@ -80,20 +81,6 @@ def run(monkeypatch, home, output, *arguments):
   with monkeypatch.context() as patch:
     verb_flags.parsed(patch, "extract", *command(home, output), *arguments)
     extract.main([])
-
-
-def stop_after(monkeypatch, count):
-  """Has a run end after some parts, as if it had been killed."""
-  write = parts._write_part
-  left = [count]
-
-  def writing(path, rows):
-    if not left[0]:
-      raise KeyboardInterrupt
-    left[0] -= 1
-    write(path, rows)
-
-  monkeypatch.setattr(parts, "_write_part", writing)
 
 
 def contents(folder):

@@ -14,9 +14,8 @@ from factshock.answering.asking import AnswerOptions, KnowledgeOptions
 from factshock.answering.decoding import DecodingOptions
 from factshock.answering.prompting import Prompting
 from factshock.predictions import reading
-from factshock.runtime import console
 from factshock.runtime.errors import UserError
-from factshock.served import client, models, ranking
+from factshock.served import models, ranking
 
 CITIES = ("Albany", "New York", "New York City", "Boston", "Reno")
 RELATION = {
@@ -30,10 +29,7 @@ CLOZE = Prompting("cloze")
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-  monkeypatch.setattr(client, "BACKOFF", 0.001)
-  for name in ("FACTSHOCK_API_KEY", "OPENAI_API_KEY"):
-    monkeypatch.delenv(name, raising=False)
-  console.say_once.cache_clear()
+  stand_in_server.ask_quickly(monkeypatch)
 
 
 @pytest.fixture

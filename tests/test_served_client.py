@@ -11,7 +11,7 @@ import pytest
 import stand_in_server
 from stand_in_server import serving
 
-from factshock.runtime import console, messages
+from factshock.runtime import messages
 from factshock.runtime.errors import UserError
 from factshock.served import answers, asking, client, models
 
@@ -22,10 +22,7 @@ SECRET = "sk-very-secret-123"
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-  monkeypatch.setattr(client, "BACKOFF", 0.001)
-  for name in ("FACTSHOCK_API_KEY", "OPENAI_API_KEY"):
-    monkeypatch.delenv(name, raising=False)
-  console.say_once.cache_clear()
+  stand_in_server.ask_quickly(monkeypatch)
 
 
 def expected(prompt, max_tokens=12):

@@ -187,15 +187,10 @@ class _Answers:
     """Writes all rows; returns how many are right."""
     tally = Tally()
     self.compared = []
-    finished = self._asker.finished(self._origin, self._looked_at(rows))
+    looked_at = candidates.keep_some(rows, self.step, self.compared)
+    finished = self._asker.finished(self._origin, looked_at)
     writing.write_predictions(self._output, tally.over(finished))
     return tally
-
-  def _looked_at(self, rows: Iterator[Row]) -> Iterator[Row]:
-    for place, row in enumerate(rows):
-      if place % self.step == 0:
-        self.compared.append(row["prediction"])
-      yield row
 
 
 def _say_how_many_are_equal(

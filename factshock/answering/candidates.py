@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from factshock.answering import methods
@@ -104,6 +104,14 @@ class Sample:
     again = rows(model, origin, self.facts, self.texts, self.options, **known)
     equal = sum(row["prediction"] == before for row, before in zip(again, self.predictions))
     messages.say(f"{equal} of {number} answers in {dtype} are those of {origin.own_dtype}")
+
+
+def keep_some(answers: Iterable[Row], step: int, kept: list[str]) -> Iterator[Row]:
+  """Yields rows of answers, and adds the prediction of one of `step` to those kept."""
+  for place, row in enumerate(answers):
+    if place % step == 0:
+      kept.append(row["prediction"])
+    yield row
 
 
 def rows(

@@ -185,19 +185,14 @@ class _Asker:
   ) -> T:
     """Writes both predictions files from the answers, and makes what follows."""
     self._compared = []
-    answered = self._queries.with_answers(self._looked_at(answers))
+    looked_at = candidates.keep_some(answers, self._step, self._compared)
+    answered = self._queries.with_answers(looked_at)
     rows = (_with_answer(answer, row) for row, answer in answered)
     count = len(self._queries.places_R) - len(self._questions.known)
     writing.write_predictions(outputs[0], itertools.islice(rows, count))
     writing.write_predictions(outputs[1], rows)
     self._model = None
     return then({**self._options.described(self._origin), **parts.spent(outputs[0])})
-
-  def _looked_at(self, rows: Iterator[Row]) -> Iterator[Row]:
-    for place, row in enumerate(rows):
-      if place % self._step == 0:
-        self._compared.append(row["prediction"])
-      yield row
 
   def sample(self) -> Sample:
     """Returns some of the queries with their answers."""

@@ -438,6 +438,17 @@ def serving(certificate=None, **settings):
     server.stop()
 
 
+def ask_quickly(monkeypatch):
+  """Has a test wait for no second try, find no key, and hear once again what is said once."""
+  from factshock.runtime import console
+  from factshock.served import client
+
+  monkeypatch.setattr(client, "BACKOFF", 0.001)
+  for name in ("FACTSHOCK_API_KEY", "OPENAI_API_KEY"):
+    monkeypatch.delenv(name, raising=False)
+  console.say_once.cache_clear()
+
+
 class Nothing(list):
   """Keeps nothing of what it is given."""
 
