@@ -61,6 +61,16 @@ def answer(source, folder, mode="generate", prompting=CLOZE, name="out", **optio
   return read(output)
 
 
+def test_what_a_server_was_asked_stands_beside_the_answers(folder, monkeypatch):
+  monkeypatch.setattr(preparing, "_SERVED_PART", 7)
+  with serving() as server:
+    answer(server.source(), folder)
+  spent = json.loads((folder / "out.jsonl.spent.json").read_text())
+  assert spent["requests"] == 23
+  assert spent["tokens_asked"] > 23 and spent["tokens_answered"] > 0
+  assert spent["seconds"] >= 0
+
+
 def log_sum(values):
   return math.log(sum(map(math.exp, values)))
 

@@ -19,7 +19,7 @@ from factshock.types import Candidates
 
 METHODS = ("rank", "greedy", "beam", "votes")
 COMPARED = 100  # answers at most, with those of the model's own dtype
-SPENT = ("requests", "tokens_asked", "tokens_answered")  # of a served model
+SPENT = ("requests", "tokens_asked", "tokens_answered", "seconds")  # of a served model
 _NO_SHOTS = Prompting()
 
 

@@ -41,7 +41,7 @@ class Spending:
   """Says what this process has spent so far on answers.
 
   Attributes:
-    numbers: for `parts.spent`, which adds up those of all processes.
+    numbers: for `parts.spent`, which adds up those of all processes, and the seconds they took.
     describe: takes the seconds that it took; a line.
   """
 
@@ -119,8 +119,11 @@ def goes_on(output: str, overwrite: bool) -> bool:
   return False
 
 
-def spent(output: str) -> dict[str, int]:
-  """Returns what all processes have spent on the parts that are there; called by `write`."""
+def spent(output: str) -> dict[str, float]:
+  """Returns what all processes have spent on the parts that are there; called by `write`.
+
+  `seconds` among it are those that each of them worked, added up.
+  """
   total: collections.Counter[str] = collections.Counter()
   for path in glob.glob(os.path.join(glob.escape(folder_of(output)), f"{_SPENT}*.json")):
     with contextlib.suppress(FileNotFoundError, json_files.Broken):
@@ -220,21 +223,32 @@ class Worker:
       facts = _read_part(_facts_path(folder, index))
       if facts is None:
         raise UserError(f"{_facts_path(folder, index)}: damaged; give the same command again")
-      _write_part(path, self._answer(cast(list[Fact], facts), index * self._size))
-      self._spent.write()
+      with self._spent.timed():
+        _write_part(path, self._answer(cast(list[Fact], facts), index * self._size))
 
 
 class _Spent:
-  """Writes what one process has spent; each has a file of its own, which `spent` adds up."""
+  """Writes what one process has spent; each has a file of its own, which `spent` adds up.
+
+  Attributes:
+    seconds: that it took so far.
+  """
 
   def __init__(self, folder: str, spending: Spending | None) -> None:
     self._path = os.path.join(folder, f"{_SPENT}{uuid.uuid4().hex}.json")
     self._spending = spending
+    self.seconds = 0.0
 
-  def write(self) -> None:
+  @contextlib.contextmanager
+  def timed(self) -> Iterator[None]:
+    """Adds what is done inside to the seconds, and writes all once it is done."""
+    began = time.monotonic()
+    yield
+    self.seconds += time.monotonic() - began
     if self._spending:
+      numbers = {**self._spending.numbers(), "seconds": round(self.seconds, 1)}
       with files.atomic_write(self._path, by_all=True) as file:
-        json.dump(dict(self._spending.numbers()), file)
+        json.dump(numbers, file)
 
 
 def _part_path(folder: str, index: int) -> str:
@@ -268,7 +282,6 @@ class _Parts(Generic[T]):
     self._size = size
     self._count = -(-asking.facts.count // size)
     self._answered = 0  # facts, by this process
-    self._seconds = 0.0  # that this took
     self._elsewhere = elsewhere
     self._spent = _Spent(self._folder, asking.spending)
 
@@ -281,12 +294,13 @@ class _Parts(Generic[T]):
     except _GoneError:
       return None
     finally:
-      if self._seconds:
-        rate = self._answered / self._seconds
-        duration = format_duration(self._seconds)
+      seconds = self._spent.seconds
+      if seconds:
+        rate = self._answered / seconds
+        duration = format_duration(seconds)
         messages.say_aside(f"  {self._answered:,} answers in {duration}, {rate:,.1f} a second")
         if self._asking.spending:
-          messages.say_aside(f"  {self._asking.spending.describe(self._seconds)}")
+          messages.say_aside(f"  {self._asking.spending.describe(seconds)}")
 
   def _answer_and_join(self) -> T | None:
     progress = self._new_progress()
@@ -376,13 +390,11 @@ class _Parts(Generic[T]):
     with self._claim(index) as is_ours:
       if not is_ours or os.path.exists(self._path(index)):
         return False
-      began = time.monotonic()
-      rows = self._asking.answer(facts, index * self._size)
-      self._check_there()
-      _write_part(self._path(index), rows)
-      self._spent.write()
+      with self._spent.timed():
+        rows = self._asking.answer(facts, index * self._size)
+        self._check_there()
+        _write_part(self._path(index), rows)
     self._answered += len(facts)
-    self._seconds += time.monotonic() - began
     return True
 
   @contextlib.contextmanager

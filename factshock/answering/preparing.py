@@ -1,9 +1,11 @@
 """What is done before a model is asked: it is put in place, what is asked is gone through once."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -18,7 +20,7 @@ from factshock.data import prompts
 from factshock.data.pretrained_tokenizers import PretrainedTokenizer
 from factshock.facts.streams import FactStream
 from factshock.predictions.rows import Row
-from factshock.runtime import messages
+from factshock.runtime import files, messages
 from factshock.runtime.errors import UserError
 from factshock.served.endpoints import Endpoint
 from factshock.served.models import ServedModel
@@ -129,6 +131,7 @@ class Job:
     elsewhere: "Elsewhere | None" = None,
   ) -> T | None:
     """Answers by a model from `placed`, or has it done elsewhere; returns as `parts.run`."""
+    write = functools.partial(self._with_spending, write)
     if elsewhere is not None:
       asking = parts.Asking(facts, _answer_nothing, asked, functools.partial(self._told, write))
       return parts.run(self.output, asking, self.size, functools.partial(elsewhere, self))
@@ -136,6 +139,18 @@ class Job:
     answer = functools.partial(self.asker.rows, model)
     asking = parts.Asking(facts, answer, asked, write, methods.spending(model))
     return parts.run(self.output, asking, self.size)
+
+  def _with_spending(self, write: Callable[[Iterator[Row]], T], rows: Iterator[Row]) -> T:
+    """Writes, and beside the file what a server was asked for it."""
+    written = write(rows)
+    path = f"{self.output}.spent.json"
+    if spent := parts.spent(self.output):
+      with files.atomic_write(path) as file:
+        json.dump(spent, file, indent=1)
+    else:
+      with contextlib.suppress(FileNotFoundError):  # of a file that this one has replaced
+        os.unlink(path)
+    return written
 
   def _told(self, write: Callable[[Iterator[Row]], T], rows: Iterator[Row]) -> T:
     """Writes, and prints what all workers have asked of a server."""

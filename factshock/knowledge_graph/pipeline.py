@@ -52,8 +52,8 @@ _CORRECTED = ("corrected_predictions.jsonl.gz", "corrected_calibration.jsonl.gz"
 NOTES = {
   "asked": "How the model was asked: method, form of the prompts, answered questions before each, "
   "hypotheses of a beam, samples of a vote, longest answer in tokens, what the model was computed "
-  "in, and of a served model requests, tokens asked and tokens answered. Nothing where its "
-  "predictions were given.",
+  "in, and of a served model requests, tokens asked and tokens answered, and the "
+  "seconds that they took. Nothing where its predictions were given.",
   "confidence": "The probability that an answer is right, by calibration queries that the curves "
   "have not seen.",
   "threshold": "Answers with at least this confidence are accepted. It is the lowest at which the "

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from factshock.data import batching
-from factshock.models import families, remat
+from factshock.models import families, layers, remat
 from factshock.models.model_config import ModelConfig
 from factshock.runtime.errors import UserError
 from factshock.types import Batch, Params
@@ -297,6 +297,10 @@ def _updated(
     return (gradient / tokens).astype(gradient.dtype)
 
   gradients = jax.tree.map(mean, gradients)
+  if layers.on_cpu():
+    # Else XLA divides into a second copy of them, as the norm reads them too: half a gigabyte of
+    # SmolLM2's.
+    gradients = jax.lax.optimization_barrier(gradients)
   opt_state = state["opt_state"]
   updates, opt_state = optimizer.update(gradients, opt_state, params)
   metrics = {
