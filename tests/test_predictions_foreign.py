@@ -100,6 +100,20 @@ def test_numbers_nulls_and_lists(tmp_path):
       reading.read(jsonl(tmp_path / "a.jsonl", {**ROWS[0], **broken}))
 
 
+def test_rows_that_are_gone_through_hold_the_aliases_that_are_read(tmp_path):
+  for cell, expected in (
+    ("Aquae Sulis", ["Aquae Sulis"]),
+    ("x|y", ["x", "y"]),
+    (["x", 69], ["x", "69"]),
+  ):
+    path = jsonl(tmp_path / "a.jsonl", {**ROWS[0], "aliases": cell})
+    assert prediction_rows.read_all_rows(path)[0]["aliases"] == expected
+    assert reading.read(path).answers == [("Bath", *expected)]
+  path = jsonl(tmp_path / "a.jsonl", {**ROWS[0], "aliases": "a;b"})
+  with pytest.raises(UserError, match="a.jsonl:1: expected a list of texts in aliases, got 'a;b'"):
+    prediction_rows.read_all_rows(path)
+
+
 def test_relations_in_some_rows_alone_are_refused(tmp_path):
   without = {name: value for name, value in ROWS[1].items() if name != "relation"}
   with pytest.raises(UserError, match="in every row or in none, got none in 1 of 2"):

@@ -207,6 +207,25 @@ def listed_texts(value: Any) -> Any:
   return value
 
 
+def aliases(value: Any, context: str) -> list[str]:
+  """Returns the texts of a column of aliases.
+
+  Raises:
+    UserError: it holds something else; `context` is where.
+  """
+  texts = listed_texts(value)
+  if isinstance(texts, list):
+    found = cast(list[Any], texts)
+    if all(type(text) is str for text in found):
+      return found
+  raise bad_aliases(value, context)
+
+
+def bad_aliases(value: Any, context: str) -> UserError:
+  """Returns the error of a column of aliases that holds something else than texts."""
+  return UserError(f"{context}: expected a list of texts in aliases, got {value!r}")
+
+
 def _text(value: Any) -> Any:
   """Returns a number as text, None for null, and other values as they are."""
   if _is_null(value):

@@ -691,9 +691,9 @@ def _accepted_answers(
     key: tuple[str, ...] = (gold, *aliases)
     hash(key)
   except TypeError:
-    raise _bad_aliases(aliases, path, line_number) from None
+    raise foreign.bad_aliases(aliases, f"{path}:{line_number}") from None
   if type(aliases) is not list:
-    raise _bad_aliases(aliases, path, line_number)
+    raise foreign.bad_aliases(aliases, f"{path}:{line_number}")
   return key
 
 
@@ -710,16 +710,8 @@ def _normalised_answers(
   line_number: int,
 ) -> frozenset[str]:
   if any(type(answer) is not str for answer in key):
-    raise _bad_aliases(list(key[1:]), path, line_number)
+    raise foreign.bad_aliases(list(key[1:]), f"{path}:{line_number}")
   return frozenset(map(accuracy.normalise, key))
-
-
-def _bad_aliases(
-  aliases: Any,
-  path: str,
-  line_number: int,
-) -> UserError:
-  return UserError(f"{path}:{line_number}: expected a list of texts in aliases, got {aliases!r}")
 
 
 def label_of(

@@ -75,7 +75,8 @@ def whole_rows(path: str, columns: Mapping[str, str] | None = None) -> Iterator[
   """Yields each row of a predictions file with its context, as `read_rows`; each has a relation.
 
   Raises:
-    UserError: a row without subject or object, no rows, or as `read_rows`.
+    UserError: a row without subject or object, aliases that are no texts, no rows, or as
+      `read_rows`.
   """
   context = ""
   for context, row in read_rows(path, columns=columns):
@@ -86,7 +87,10 @@ def whole_rows(path: str, columns: Mapping[str, str] | None = None) -> Iterator[
         f"(columns: {', '.join(map(str, row))}); columns of other names: "
         f"--columns={missing[0]}=NAME"
       )
-    yield context, {"relation": foreign.NO_RELATION, **row}
+    whole = {"relation": foreign.NO_RELATION, **row}
+    if row.get("aliases"):
+      whole["aliases"] = foreign.aliases(row["aliases"], context)
+    yield context, whole
   if not context:
     raise UserError(f"{path}: expected predictions, got no rows")
 
