@@ -100,5 +100,5 @@ def test_bad_facts_and_relations():
     prompts.cloze_prompt({**FACT, "relation": "P99"}, RELATIONS)
   with pytest.raises(UserError, match="below 2, got 2"):
     prompts.cloze_prompt(FACT, RELATIONS, template=2)
-  with pytest.raises(UserError, match="expected `questions`"):
+  with pytest.raises(UserError, match="expected `questions`.*are asked by the prompt cloze"):
     prompts.question_prompt({**FACT, "relation": "P27"}, RELATIONS)

@@ -33,6 +33,9 @@ def test_facts_that_a_file_says_again_are_merged_and_counted(tmp_path, capsys):
     "number, as only their choices differ\n"
   )
   assert sources.read(jsonl(tmp_path / "g.jsonl", fact)).notes == []
+  named_so = {**choice, "subject": "Ada (2)"}
+  facts = sources.read_facts(jsonl(tmp_path / "h.jsonl", choice, named_so, other_choices))
+  assert facts == [choice, named_so, {**other_choices, "subject": "Ada (3)"}]
 
 
 TREX = {"sub_label": "Ada", "obj_label": "London", "sub_uri": "Q1", "obj_uri": "Q84"}

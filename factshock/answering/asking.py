@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -202,20 +203,15 @@ def _say_how_many_are_equal(
 ) -> None:
   """Asks some questions again in the model's own dtype; prints how many answers stay the same.
 
-  Nothing is asked where that is the dtype of the answers, or where answers are drawn at random.
+  Nothing is asked where answers are drawn at random.
   """
   options = asker.options
   if options.mode == "votes" or options.decoding.method == "sample":
     return
-  model, _ = loading.open_model(checkpoint, config, options.tokenizer)
-  own_dtype = model.model_config.dtype
-  if own_dtype == options.dtype:
-    return
+  model, origin = loading.open_model(checkpoint, config, options.tokenizer)
   some = list(itertools.islice(facts, 0, None, answers.step))
-  messages.say(f"asking {len(some)} of the questions in {own_dtype} too, to compare")
-  in_own = asker.rows(preparing.placed(model, asker.form), some)
-  equal = sum(row["prediction"] == before for row, before in zip(in_own, answers.compared))
-  messages.say(f"{equal} of {len(some)} answers in {options.dtype} are those of {own_dtype}")
+  ask = functools.partial(asker.rows, preparing.placed(model, asker.form), some)
+  candidates.say_how_many_are_equal(ask, answers.compared, str(options.dtype), origin.own_dtype)
 
 
 def answers_of(

@@ -2,8 +2,9 @@
 
 import collections
 import dataclasses
+import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from factshock.answering import methods
@@ -98,12 +99,29 @@ class Sample:
       origin: what its folder says of it.
       dtype: what the model was computed in before.
     """
-    number = len(self.facts)
-    messages.say(f"asking {number} of the questions in {origin.own_dtype} too, to compare")
     known = {"candidates": self.candidates, **self.labels}
-    again = rows(model, origin, self.facts, self.texts, self.options, **known)
-    equal = sum(row["prediction"] == before for row, before in zip(again, self.predictions))
-    messages.say(f"{equal} of {number} answers in {dtype} are those of {origin.own_dtype}")
+    ask = functools.partial(rows, model, origin, self.facts, self.texts, self.options, **known)
+    say_how_many_are_equal(ask, self.predictions, dtype, origin.own_dtype)
+
+
+def say_how_many_are_equal(
+  ask: Callable[[], Sequence[Row]],
+  predictions: Sequence[str],
+  dtype: str,
+  own_dtype: str | None,
+) -> None:
+  """Asks some questions again; prints how many of the predictions in a dtype stay the same.
+
+  Args:
+    ask: asks them of the model in its own dtype.
+    predictions: what was answered before.
+    dtype: what the model was computed in then.
+    own_dtype: the model's own.
+  """
+  number = len(predictions)
+  messages.say(f"asking {number} of the questions in {own_dtype} too, to compare")
+  equal = sum(row["prediction"] == before for row, before in zip(ask(), predictions))
+  messages.say(f"{equal} of {number} answers in {dtype} are those of {own_dtype}")
 
 
 def keep_some(answers: Iterable[Row], step: int, kept: list[str]) -> Iterator[Row]:

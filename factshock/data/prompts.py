@@ -116,11 +116,13 @@ def question_text(fact: Fact, relations: Mapping[str, Relation]) -> str:
   own = fact.get("question")
   if own:
     return own
-  questions = _relation_of(fact, relations).get("questions")
+  relation = _relation_of(fact, relations)
+  questions = relation.get("questions")
   if not questions:
+    hint = "; its `statements` are asked by the prompt cloze" if relation["statements"] else ""
     raise UserError(
       f"relation {fact['relation']!r}: expected `questions` in the relations file, or a "
-      f"`question` of the fact about {fact['subject']!r}; got neither"
+      f"`question` of the fact about {fact['subject']!r}; got neither{hint}"
     )
   return relation_files.question(questions[0], fact["subject"])
 

@@ -383,6 +383,8 @@ def add(
   if known.get("choices") != fact.get("choices"):
     repeated["numbered"] += 1
     number = repeated["numbered"] + 1
+    while (f"{subject} ({number})", *key[1:]) in facts:  # a subject of that very name
+      number += 1
     fact["subject"] = f"{subject} ({number})"
     facts[fact["subject"], *key[1:]] = fact
     return

@@ -210,8 +210,10 @@ class _Pauses:
     state: TrainState,
   ) -> None:
     """Evaluates; an interrupted evaluation saves its step, and alone is to be done again."""
+    host.release_freed_memory()  # the step's scratch: an evaluation's memory is of other sizes
     try:
       evaluation.evaluate(step, evaluation.weights(state))
+      host.release_freed_memory()
     except interruption.Interrupted:
       if step:
         self._saver.save(step, state, wait=True)
