@@ -4,7 +4,7 @@
 #   bash launch/tpu_vm.sh [--dry_run] [SETTINGS] create            makes the TPU VM
 #   bash launch/tpu_vm.sh [--dry_run] [SETTINGS] copy              sends the tracked files, as last committed, to all workers
 #   bash launch/tpu_vm.sh [--dry_run] [SETTINGS] install           makes .venv with JAX for TPU on all workers
-#   bash launch/tpu_vm.sh [--dry_run] [SETTINGS] start VERB ...    runs train or experiment on all workers, in tmux
+#   bash launch/tpu_vm.sh [--dry_run] [SETTINGS] start VERB ...    runs train or experiment on all workers, in tmux; or answer, extract
 #   bash launch/tpu_vm.sh [--dry_run] [SETTINGS] logs              follows what worker 0 prints; "logs all": the last lines of each
 #   bash launch/tpu_vm.sh [--dry_run] [SETTINGS] collect WORKDIR   copies a workdir and worker 0's log to runs/ here
 #   bash launch/tpu_vm.sh [--dry_run] [SETTINGS] stop              SIGTERM: the run saves itself; waits until it has
@@ -22,6 +22,7 @@
 # Several workers (a v4-32 has four) need a --workdir that all of them see: Filestore (NFS) as above, or a bucket mounted with
 # gcsfuse; a single one's own disk will do. A preempted TPU VM is gone with its disk: tpu delete, then the same commands again, and
 # the run goes on where its workdir stands. After `stop`, or an error put right, `start` with the same arguments goes on.
+# answer and extract run on TPU VMs of one worker (v4-8, v5litepod-8, v6e-8); several that see one folder share the parts.
 # The runtimes' Python is often older than 3.11: install then brings Python 3.12 by uv. For several workers gcloud wants the key
 # in an agent: ssh-add ~/.ssh/google_compute_engine.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -60,8 +61,14 @@ copy() {
   on_worker all "mkdir -p factshock && tar -xzf $(basename "$ARCHIVE") -C factshock"
 }
 
+# TPU VMs of one worker have 8 cores or chips at most, the number in their type: v4-8, v5litepod-8, v6e-8.
+workers_are_several() { [[ "$type" =~ -([0-9]+)$ ]] && [ "${BASH_REMATCH[1]}" -gt 8 ]; }
+
 start() {
-  distributed_verb tpu_vm.sh "${1:-}"
+  distributed_verb tpu_vm.sh "${1:-}" answer extract
+  if ! works_as_one "$1" && workers_are_several; then
+    fail "$1 runs on a TPU VM of one worker (v4-8, v5litepod-8, v6e-8), not on $type, whose workers wait for one another; several of one worker share the work where they see one folder"
+  fi
   case "$(workdir_of "$@")" in
     "" | /*) ;;
     *) echo "note: with several workers, --workdir has to be a folder that all of them see" >&2 ;;

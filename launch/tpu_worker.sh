@@ -29,7 +29,7 @@ install() {
 }
 
 start() {
-  distributed_verb tpu_vm.sh "${1:-}"
+  distributed_verb tpu_vm.sh "${1:-}" answer extract
   [ -n "${FACTSHOCK_PYTHON:-}" ] || [ -x .venv/bin/python ] || fail "nothing is installed here (bash launch/tpu_vm.sh install)"
   ! tmux has-session -t "=$SESSION" 2>/dev/null || fail "a run is going on here (bash launch/tpu_vm.sh stop, or logs)"
   tmux new-session -d -s "$SESSION" "$(quoted bash launch/tpu_worker.sh run "$@")"
@@ -39,8 +39,10 @@ start() {
 # With platforms named, JAX raises where there is no TPU. The process id is for `stop`, the exit code for whoever reads the log.
 run_verb() {
   local python="${FACTSHOCK_PYTHON:-.venv/bin/python}" verb="$1" code=0
-  echo "$(date -u +%FT%TZ) $(hostname): $(quoted python -m "factshock.$verb" "${@:2}" --distributed)"
-  env "JAX_PLATFORMS=${JAX_PLATFORMS:-tpu,cpu}" "$python" -m "factshock.$verb" "${@:2}" --distributed </dev/null &
+  local arguments=("${@:2}")
+  ! works_as_one "$verb" || arguments+=(--distributed)
+  echo "$(date -u +%FT%TZ) $(hostname): $(quoted python -m "factshock.$verb" "${arguments[@]}")"
+  env "JAX_PLATFORMS=${JAX_PLATFORMS:-tpu,cpu}" "$python" -m "factshock.$verb" "${arguments[@]}" </dev/null &
   echo $! >"$PID"
   wait $! || code=$?
   rm -f "$PID"

@@ -168,7 +168,8 @@ def test_the_extra_for_gpus_goes_by_the_driver(driver, extra, tmp_path):
     ("tpu_vm.sh", ["restart"], "unknown: restart"),
     ("tpu_vm.sh", ["--size=4", "create"], "unknown option --size=4"),
     ("tpu_vm.sh", ["start"], "which verb?"),
-    ("tpu_vm.sh", ["start", "answer"], "the verb is train or experiment, not answer"),
+    ("tpu_vm.sh", ["start", "mix"], "the verb is answer, extract, train or experiment, not mix"),
+    ("tpu_vm.sh", ["--type=v6e-16", "start", "answer"], "of one worker (v4-8, v5litepod-8, v6e-8)"),
     ("tpu_vm.sh", ["start", "--config=a"], "not --config=a"),
     ("tpu_vm.sh", ["collect"], "which WORKDIR?"),
     ("tpu_vm.sh", ["ssh"], "which COMMAND"),
@@ -526,6 +527,18 @@ def test_tpu_arguments_survive_two_shells():
     "start",
     *verb,
   ]
+
+
+@pytest.mark.parametrize("verb", ["answer", "extract"])
+def test_tpu_workers_do_not_wait_for_others_to_answer(stand_in, tmp_path, verb):
+  for kind in ("v4-8", "v5litepod-8", "v6e-4"):
+    [command] = _dry("tpu_vm.sh", f"--type={kind}", "start", verb, "--model=m")
+    assert f"--command=cd factshock && bash launch/tpu_worker.sh start {verb} --model=m" in command
+  shutil.copytree(ROOT / "launch", tmp_path / "launch")
+  worker = ["bash", "launch/tpu_worker.sh", "run", verb, "--model=m"]
+  subprocess.run(worker, cwd=tmp_path, env=stand_in, check=True, timeout=60)
+  [record] = _records(tmp_path, 1)
+  assert record["argv"] == ["-m", f"factshock.{verb}", "--model=m"]
 
 
 def test_tpu_workdir_of_several_workers_is_remarked_on():
