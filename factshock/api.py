@@ -91,7 +91,7 @@ def answer(  # noqa: PLR0913 - what a caller may choose, each by its name
   candidates_only: bool = False,
   top: int | None = None,
   max_tokens: int = 16,
-  stop: Sequence[str] | None = None,
+  stop: str | Sequence[str] | None = None,
   beams: int = 4,
   temperature: float = 1.0,
   seed: int = 0,
@@ -117,14 +117,15 @@ def answer(  # noqa: PLR0913 - what a caller may choose, each by its name
     candidates_only: whether it compares these alone.
     top: candidates that "rank" keeps in a row; 0 is all, as `correct` needs; None is 10.
     max_tokens: longest generated answer.
-    stop: texts that end a generated answer; None are those that fit the prompt.
+    stop: text or texts that end a generated answer; None are those that fit the prompt.
     beams: hypotheses of "beam".
     temperature: of "sample" and "votes".
     seed: of "sample" and "votes".
     sets: sets of shots of "known".
     samples: of "votes"; of "known" a set.
     arm: name of the arm in the answers; None is the model's.
-    output: file to write the answers to as well.
+    output: file to write the answers to as well, in place of what is there; nothing is kept of a
+      call that ends early (`factshock answer` keeps parts).
 
   Returns:
     A row a fact, with columns prediction, score (log-probability) and candidates; with "known" the
@@ -146,7 +147,7 @@ def answer(  # noqa: PLR0913 - what a caller may choose, each by its name
   with inputs.tables_as_files() as given:
     shot_path = given.table(shot_facts, "shot_facts")
     relations_path = given.relations(relations)
-    prompting = Prompting(prompt, shot_count, shot_path, None if stop is None else tuple(stop))
+    prompting = Prompting(prompt, shot_count, shot_path, parameters.stops(stop))
     options: AnswerOptions | KnowledgeOptions
     if mode == "known":
       options = KnowledgeOptions(prompting, max_tokens, sets, samples, relations=relations_path)

@@ -177,6 +177,9 @@ def test_who_finds_it_extracted_says_so(home, tmp_path, monkeypatch, capsys):
   assert len(graph.triples) == len((folder / "graph.tsv").read_text().splitlines())
 
 
+COUNTED = ("requests", "tokens_asked", "tokens_answered")
+
+
 def test_what_a_server_was_asked_is_stored_of_all_runs(home, tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(preparing, "_SERVED_PART", 7)
   with serving() as server:
@@ -194,7 +197,12 @@ def test_what_a_server_was_asked_is_stored_of_all_runs(home, tmp_path, monkeypat
   ]
   seconds = [numbers.pop("seconds") for numbers in asked]
   assert min(seconds) >= 0
+  counts = [{name: numbers.pop(name) for name in COUNTED} for numbers in asked]
   assert asked[0] == asked[1]
+  # The part that was interrupted was asked twice.
+  assert counts[1]["requests"] == counts[0]["requests"] + 7
+  assert all(counts[1][name] > counts[0][name] for name in COUNTED)
+  asked = counts
   assert asked[0]["requests"] >= 1 and asked[0]["tokens_asked"] > asked[0]["tokens_answered"] > 0
 
 

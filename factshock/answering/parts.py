@@ -230,6 +230,8 @@ class Worker:
 class _Spent:
   """Writes what one process has spent; each has a file of its own, which `spent` adds up.
 
+  What a part took that was interrupted counts, too, but for a process that is killed at once.
+
   Attributes:
     seconds: that it took so far.
   """
@@ -241,14 +243,16 @@ class _Spent:
 
   @contextlib.contextmanager
   def timed(self) -> Iterator[None]:
-    """Adds what is done inside to the seconds, and writes all once it is done."""
+    """Adds what is done inside to the seconds, and writes all once it is done, or failed."""
     began = time.monotonic()
-    yield
-    self.seconds += time.monotonic() - began
-    if self._spending:
-      numbers = {**self._spending.numbers(), "seconds": round(self.seconds, 1)}
-      with files.atomic_write(self._path, by_all=True) as file:
-        json.dump(numbers, file)
+    try:
+      yield
+    finally:
+      self.seconds += time.monotonic() - began
+      if self._spending and os.path.isdir(os.path.dirname(self._path)):
+        numbers = {**self._spending.numbers(), "seconds": round(self.seconds, 1)}
+        with files.atomic_write(self._path, by_all=True) as file:
+          json.dump(numbers, file)
 
 
 def _part_path(folder: str, index: int) -> str:

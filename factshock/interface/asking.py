@@ -60,10 +60,14 @@ def answer(
     output: path of the file to write as well; None is none.
   """
   if isinstance(options, KnowledgeOptions):
+    if output is not None:
+      schema.check_writable(output)
     known = asking.knowledge_of(model.loaded, model.origin, facts, options)
     if output is not None:
       schema.write_facts(output, known)
     return [dict(fact) for fact in known]
+  if output is not None:
+    writing.check_name(output)  # before a million questions are asked
   rows = asking.answers_of(model.loaded, model.origin, facts, options)
   if output is not None:
     writing.write_predictions(output, rows)

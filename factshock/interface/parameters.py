@@ -90,3 +90,10 @@ def check_ways_to_mix(count: int, ways: Mapping[str, object]) -> None:
     raise UserError(f"expected one of {', '.join(ways)}, got {' and '.join(given) or 'none'}")
   if given[0] != "weights" and count != 2:
     raise UserError(f"{given[0]}: expected two models, got {count}")
+
+
+def stops(given: str | Sequence[str] | None) -> tuple[str, ...] | None:
+  """Returns the texts that end an answer: one, several, or None."""
+  if given is None:
+    return None
+  return (given,) if isinstance(given, str) else tuple(given)

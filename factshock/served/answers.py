@@ -5,11 +5,13 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from factshock.runtime import console
 from factshock.runtime.errors import UserError
 from factshock.served.client import Json
 
 ROUNDING = 1e-6  # how far above 0 a log-probability may be
 
+_THOUGHT = ("<think>", "</think>")  # around the thoughts of chats that no parser takes apart
 _SHOWN = 120  # characters of a server's text that are shown
 
 
@@ -45,7 +47,12 @@ def choices(
     raise UserError(
       f"{url}: expected {count} choices, got {len(listed)}; the server does not answer as asked"
     )
-  return listed
+  return sorted(listed, key=_index)
+
+
+def _index(choice: Json) -> int:
+  index = choice.get("index")
+  return index if isinstance(index, int) else 0
 
 
 def text_of(
@@ -54,18 +61,35 @@ def text_of(
   *,
   chat: bool,
 ) -> str:
-  """Returns the text of a choice.
+  """Returns the text of a choice; of a chat what follows the thoughts, "" where it is withheld.
 
   Raises:
     UserError: it has none, as where a chat model's thoughts take all tokens.
   """
   message = choice.get("message") if chat else choice
   text = message.get("content" if chat else "text") if isinstance(message, dict) else None
-  if isinstance(text, str):
-    return text
+  if chat and isinstance(text, list):
+    text = _joined_parts(text)
   reason = choice.get("finish_reason")
+  if chat and text is None and reason == "content_filter":
+    console.say_once(f"{url}: the server's filter withholds some answers; these are empty")
+    return ""
+  if chat and isinstance(text, str) and text.lstrip().startswith(_THOUGHT[0]):
+    _, end, text = text.partition(_THOUGHT[1])
+    text = text.lstrip() if end else None
+  if isinstance(text, str):
+    # Half of a character, as programs of UTF-16 cut texts, cannot be written.
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
   hint = "; where it thinks first, raise --max_tokens or turn its thinking off" if chat else ""
   raise UserError(f"{url}: expected a text, got {shown(choice)} (finish_reason {reason!r}){hint}")
+
+
+def _joined_parts(parts: Sequence[object]) -> str | None:
+  """Returns the text of a content that comes in parts, None where some are no texts."""
+  texts = [part.get("text") for part in parts if isinstance(part, dict)]
+  if len(texts) < len(parts) or not all(isinstance(text, str) for text in texts):
+    return None
+  return "".join(map(str, texts))
 
 
 def tokens_of(choice: Json, url: str) -> Tokens | None:
@@ -142,6 +166,25 @@ def _first_top(given: Json) -> Json | None:
     return listed[0]
   others = _list(listed[0].get("top_logprobs"))
   return {str(of.get("token")): of.get("logprob") for of in others if isinstance(of, dict)}
+
+
+def without_thoughts(tokens: Tokens, text: str) -> Tokens:
+  """Returns the tokens from which on the text of an answer is spelled; none where it nowhere is.
+
+  Servers list the tokens of thoughts before those of the answer.
+
+  Args:
+    tokens: those of the answer, and of the thoughts before it.
+    text: the answer's.
+  """
+  before = "".join(tokens.texts).rpartition(text)[0] if text else ""
+  if not before.strip():  # no thoughts, or tokens that are no texts, as of half a character
+    return tokens
+  start, first = 0, 0
+  while start + len(tokens.texts[first]) <= len(before):
+    start += len(tokens.texts[first])
+    first += 1
+  return Tokens(tokens.texts[first:], tokens.log_ps[first:], tokens.best[first:])
 
 
 def score(

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import itertools
+import math
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ _SETTINGS: dict[str, tuple[Json, ...]] = {
     {},
   ),
 }
+_OTHER_LIMIT = "max_completion_tokens"  # OpenAI's newer models refuse max_tokens
 _CHAT_SCORES = {"logprobs": True, "top_logprobs": 1}
 _NO_SCORES = (
   "give log-probabilities of a given text (echo with logprobs, or prompt_logprobs); generating "
@@ -101,7 +103,9 @@ def generate(
   texts = [text for text, _ in answered]
   if model.dialect.has_scores is False:
     return texts, None
-  return texts, np.array([score for _, score in answered], np.float32)
+  scores = np.array([score for _, score in answered], np.float64)
+  lowest = float(np.finfo(np.float32).min)  # llama.cpp's for what it does not know, a token
+  return texts, np.where(scores < lowest, -np.inf, scores).astype(np.float32)
 
 
 def hypotheses(
@@ -266,7 +270,11 @@ def _request(
   stops: Sequence[str],
 ) -> Json:
   """Returns the request for the likeliest answer to a prompt."""
-  body: Json = {"model": model.endpoint.model, "max_tokens": max_tokens, "temperature": 0.0}
+  body: Json = {
+    "model": model.endpoint.model,
+    model.dialect.limit: max_tokens,
+    "temperature": 0.0,
+  }
   if stops:
     body["stop"] = list(stops[:_MOST_STOPS])
   if model.endpoint.chat:
@@ -311,7 +319,11 @@ def _negotiate(
   for index, way in enumerate(ways):
     try:
       answer = model.client.post(path, {**body, **way})
-    except RefusedError:
+    except RefusedError as error:
+      if _OTHER_LIMIT in str(error) and model.dialect.limit in body:
+        model.dialect.limit = _OTHER_LIMIT
+        renamed = {_OTHER_LIMIT if name == "max_tokens" else name: body[name] for name in body}
+        return _negotiate(model, path, renamed, ways, kind)
       if index == len(ways) - 1:
         raise
       continue
@@ -334,9 +346,12 @@ def _read(
   chat = model.endpoint.chat
   url = model.endpoint.url + (_CHAT if chat else _COMPLETIONS)
   choice = answers.choices(answer, url)[0]
-  text = decoder_text.cut(answers.text_of(choice, url, chat=chat), stops)
+  whole = answers.text_of(choice, url, chat=chat)
+  text = decoder_text.cut(whole, stops)
   tokens = answers.tokens_of(choice, url)
   dialect = model.dialect
+  if tokens is None and not whole:  # some servers list no tokens of an empty answer
+    return text, None if dialect.has_scores is False else -math.inf
   if tokens is None and chat and dialect.has_scores is None:
     console.say_once(f"{url}: the server gives no log-probabilities: its answers have no score")
     dialect.has_scores = False
@@ -348,6 +363,8 @@ def _read(
       + ("" if chat else "; &api=chat takes answers without")
     )
   dialect.has_scores = True
+  if chat:
+    tokens = answers.without_thoughts(tokens, whole)
   return text, answers.score(tokens, stops, url)
 
 

@@ -32,8 +32,12 @@ _READ = 300.0  # seconds until an answer begins, or goes on
 _SHOWN = 200  # characters of what a server says that are shown
 _BUSY = frozenset((408, 425, 429))
 _LOCAL = ("localhost", "127.0.0.1", "::1")
-# What servers say with status 500 of settings of their own, which no second try changes.
-_LASTING = ("logits_all",)
+# What servers say with status 500 of settings of their own, and with 429 of what is not paid for:
+# no second try changes it.
+_LASTING = ("logits_all", "insufficient_quota")
+_LOADING = 600.0  # seconds that a server may take to load its model, as it says meanwhile
+_LOADING_WAIT = 2.0  # seconds between two looks
+_BROKEN_OFF = ("abort", "error")  # why an answer ended, where its text is no answer
 
 Json: TypeAlias = dict[str, Any]
 
@@ -77,16 +81,22 @@ class _FailedOnceError(Exception):
 
   Attributes:
     wait: seconds that the server asks to wait, None where it does not say.
+    is_loading: whether the server says that it loads its model.
   """
 
-  def __init__(self, reason: str, wait: float | None = None) -> None:
-    """Keeps the reason and the wait."""
+  def __init__(self, reason: str, wait: float | None = None, *, is_loading: bool = False) -> None:
+    """Keeps the reason and what is known of the wait."""
     super().__init__(reason)
     self.wait = wait
+    self.is_loading = is_loading
 
 
 class RefusedError(UserError):
   """A request that the server refuses as wrong: 400 or 422."""
+
+
+class ForbiddenError(UserError):
+  """A path that a key is not good for: 403."""
 
 
 class NotThereError(UserError):
@@ -114,15 +124,9 @@ class Client:
     self._closed = threading.Event()
     self._has_answered = False
     self._has_said = False
-    self._http = httpx.Client(
-      headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
-      timeout=httpx.Timeout(_READ, connect=_CONNECT),
-      limits=httpx.Limits(
-        max_connections=endpoint.concurrency, max_keepalive_connections=endpoint.concurrency
-      ),
-      follow_redirects=False,
-    )
-    weakref.finalize(self, self._http.close)  # whoever drops a model leaves no connection open
+    self._http = _connections(endpoint, self._key)
+    # Whoever drops a model leaves no connection open.
+    weakref.finalize(self, _shut, self._closed, self._http)
     self._say_where_key_goes()
 
   def __repr__(self) -> str:
@@ -144,11 +148,10 @@ class Client:
 
   def close(self) -> None:
     """Closes the connections; requests that wait for another try end."""
-    self._closed.set()
-    self._http.close()
+    _shut(self._closed, self._http)
 
   def get(self, path: str) -> Json:
-    """Returns the JSON object at a path below the base address."""
+    """Returns the JSON object at a path below the base address; a list there as its `data`."""
     return self._request("GET", path, None)
 
   def post(self, path: str, body: Json) -> Json:
@@ -177,16 +180,21 @@ class Client:
     """Sends a request until it is answered, TRIES times at most."""
     url = self.endpoint.url + path
     content = None if body is None else json.dumps(body, allow_nan=False).encode()
-    for index in range(1, TRIES + 1):
+    began = time.monotonic()
+    index = 1
+    while True:
       try:
         answer = self._try(method, url, content)
         break
       except _FailedOnceError as failure:
+        if failure.is_loading and time.monotonic() - began < _LOADING:
+          self._wait_for_loading(url, failure)
+          continue
         if index == TRIES:
-          raise UserError(f"{url}: {failure}, {TRIES} times; is the server up?") from None
+          hint = "" if str(failure).startswith("HTTP") else "; is the server up?"
+          raise UserError(f"{url}: {failure}, {TRIES} times{hint}") from None
         self._wait(url, failure, index)
-    else:
-      raise AssertionError("the last try returns or raises")
+        index += 1
     self._count(answer)
     return answer
 
@@ -204,7 +212,9 @@ class Client:
       raise self._unreachable(url, error) from None
     except httpx.TimeoutException as error:
       raise _FailedOnceError(f"no answer in time ({type(error).__name__})") from None
-    except httpx.TransportError as error:
+    except (httpx.TransportError, httpx.DecodingError) as error:
+      if self._closed.is_set():
+        raise UserError(f"{url}: stopped asking") from None
       raise _FailedOnceError(f"the connection broke ({self._clean(str(error))})") from None
     except httpx.InvalidURL as error:
       raise UserError(f"{url}: {self._clean(str(error))}") from None
@@ -238,12 +248,14 @@ class Client:
         f"{url}: redirects to {where}, which is not followed; name that address if you trust it"
       )
     reason = f"HTTP {status}: {self._message(response)}"
-    is_lasting = any(sign in reason for sign in _LASTING) or status == 501
-    if status in _BUSY or (status >= 500 and not is_lasting):
-      raise _FailedOnceError(reason, _retry_after(response))
+    is_lasting = any(sign in response.text for sign in _LASTING) or status == 501
+    if (status in _BUSY or status >= 500) and not is_lasting:
+      is_loading = status == 503 and "loading" in reason.lower()
+      raise _FailedOnceError(reason, _retry_after(response), is_loading=is_loading)
     if status in (401, 403):
       got = "refuses the key" if self._key else "needs a key"
-      raise UserError(f"{url}: {got} ({reason}); set {endpoints.KEYS[0]} in the environment")
+      kind = ForbiddenError if status == 403 else UserError
+      raise kind(f"{url}: {got} ({reason}); set {endpoints.KEYS[0]} in the environment")
     if status in (404, 405):
       raise NotThereError(
         f"{url}: {reason}; expected a server of OpenAI's protocol there and model "
@@ -254,22 +266,38 @@ class Client:
 
   def _parse(self, url: str, response: "httpx.Response") -> Json:
     """Returns the JSON object of an answer."""
-    text = response.text
+    text = response.text.removeprefix("\ufeff")
+    if self._key:
+      text = text.replace(self._key, "[key]")  # what echoes it is shown in errors
     try:
       answer = json.loads(text)
     except ValueError:
       if text.lstrip()[:1] == "{":  # JSON that begins and does not end
         raise _FailedOnceError(f"half an answer, {self._clean(text)!r}") from None
+      if self._has_answered:  # a proxy's page, say
+        raise _FailedOnceError(f"no JSON, {self._clean(text)!r}") from None
       answer = None
+    if isinstance(answer, list) and answer and all(isinstance(entry, dict) for entry in answer):
+      # As some list their models.
+      answer = {"data": answer}
     if not isinstance(answer, dict):
       raise UserError(
         f"{url}: expected a JSON object, as servers of OpenAI's protocol answer, got "
         f"{self._clean(text)!r}; mend the address, which commonly ends in /v1"
       )
-    if "error" in answer and "choices" not in answer:
-      raise UserError(f"{url}: {self._message(response)}")
+    if answer.get("error") and not answer.get("choices"):
+      raise self._failure(url, answer["error"], self._message(response))
+    if reason := _broken_off(answer):
+      raise _FailedOnceError(f"an answer that was broken off (finish_reason {reason!r})")
     self._has_answered = True
     return answer
+
+  def _failure(self, url: str, error: object, message: str) -> Exception:
+    """Returns what is raised where an answer with status 200 is an error."""
+    code = error.get("code") if isinstance(error, dict) else None
+    if isinstance(code, int) and (code in _BUSY or code >= 500):
+      return _FailedOnceError(message)
+    return UserError(f"{url}: {message}")
 
   def _message(self, response: "httpx.Response") -> str:
     """Returns what a server says of an error, in a line."""
@@ -297,6 +325,8 @@ class Client:
     index: int,
   ) -> None:
     """Waits before another try; says once that there are such."""
+    if self._closed.is_set():
+      raise UserError(f"{url}: {failure}; stopped asking")
     with self._lock:
       self.usage.retries += 1
       is_first, self._has_said = not self._has_said, True
@@ -309,6 +339,12 @@ class Client:
     if self._closed.wait(seconds):
       raise UserError(f"{url}: {failure}; stopped asking")
 
+  def _wait_for_loading(self, url: str, failure: _FailedOnceError) -> None:
+    """Waits before another look at a server that loads its model; says once that it does."""
+    console.say_once(f"{url}: {failure}; waiting, {_LOADING / 60:.0f} minutes at most")
+    if self._closed.wait(_LOADING_WAIT):
+      raise UserError(f"{url}: {failure}; stopped asking")
+
   def _count(self, answer: Json) -> None:
     """Adds an answer to what was asked."""
     usage = answer.get("usage")
@@ -317,6 +353,45 @@ class Client:
       self.usage.requests += 1
       self.usage.prompt_tokens += _count_of(values.get("prompt_tokens"))
       self.usage.completion_tokens += _count_of(values.get("completion_tokens"))
+
+
+def _connections(endpoint: Endpoint, key: str | None) -> "httpx.Client":
+  """Returns the connections to an endpoint, none of which is open yet.
+
+  Raises:
+    UserError: the environment names a proxy or certificates that cannot be used.
+  """
+  try:
+    return httpx.Client(
+      headers={"Authorization": f"Bearer {key}"} if key else {},
+      timeout=httpx.Timeout(_READ, connect=_CONNECT),
+      limits=httpx.Limits(
+        max_connections=endpoint.concurrency, max_keepalive_connections=endpoint.concurrency
+      ),
+      follow_redirects=False,
+    )
+  except (ImportError, OSError, ValueError) as error:
+    reason = " ".join(str(error).split())
+    raise UserError(
+      f"{endpoint.url}: no client can be made ({reason}); see the proxies and certificates that "
+      "the environment names: ALL_PROXY, HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE"
+    ) from None
+
+
+def _shut(closed: threading.Event, http: "httpx.Client") -> None:
+  closed.set()
+  http.close()
+
+
+def _broken_off(answer: Json) -> str | None:
+  """Returns why a choice of an answer was broken off, None where none was."""
+  choices = answer.get("choices")
+  for choice in choices if isinstance(choices, list) else ():
+    reason = choice.get("finish_reason") if isinstance(choice, dict) else None
+    kind = reason.get("type") if isinstance(reason, dict) else reason  # SGLang's is an object
+    if kind in _BROKEN_OFF:
+      return str(kind)
+  return None
 
 
 def _count_of(value: object) -> int:

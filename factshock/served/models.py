@@ -5,7 +5,7 @@ import dataclasses
 from factshock.runtime import console
 from factshock.runtime.errors import UserError
 from factshock.served import endpoints
-from factshock.served.client import Client, Json, NotThereError
+from factshock.served.client import Client, ForbiddenError, Json, NotThereError, RefusedError
 from factshock.served.endpoints import Endpoint
 
 _SHOWN = 10  # names of served models that an error lists
@@ -20,12 +20,14 @@ class Dialect:
     settings: which of the settings of sampling it takes, a place in a list; by what is asked.
     way: how it gives log-probabilities of a given text.
     has_scores: whether a chat's answers come with log-probabilities.
+    limit: what it calls the most tokens of an answer.
   """
 
   model: str | None = None
   settings: dict[str, int] = dataclasses.field(default_factory=dict)
   way: str | None = None
   has_scores: bool | None = None
+  limit: str = "max_tokens"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,7 @@ def _check_served(endpoint: Endpoint, client: Client) -> None:
   """Checks that the server lists the model, where it lists any."""
   try:
     served = _names(client.get("/models"))
-  except NotThereError:
+  except (NotThereError, RefusedError, ForbiddenError):  # a key may be good for answers alone
     served = []
   if not served:
     console.say_once(
@@ -81,8 +83,9 @@ def _check_served(endpoint: Endpoint, client: Client) -> None:
       "when it is asked"
     )
     return
-  # Ollama takes a name without its tag for that of the newest.
-  if endpoint.model not in served and f"{endpoint.model}:latest" not in served:
+  # Ollama takes a name without its tag for that of the newest; TGI calls its one model "tgi".
+  names = (endpoint.model, f"{endpoint.model}:latest")
+  if endpoint.model != "tgi" and not set(names) & set(served):
     more = f" and {len(served) - _SHOWN:,} more" if len(served) > _SHOWN else ""
     raise UserError(
       f"{endpoint.url}: expected a model that is served there, got {endpoint.model!r}; served: "
