@@ -3,6 +3,7 @@ that cannot be used.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -122,6 +123,10 @@ def test_counts_and_uniform_and_floor():
   np.testing.assert_allclose(
     prior_correction.counted_priors(tables, {("r", "x"): 4, ("", "z"): 2})["r"],
     np.array([5, 1, 3]) / 9,
+  )
+  spelled = {("r", "X."): 3, ("r", "The x"): 1, ("", "Z"): 2}
+  np.testing.assert_allclose(
+    prior_correction.counted_priors(tables, spelled)["r"], np.array([5, 1, 3]) / 9
   )
   with pytest.raises(UserError, match="expected some candidates among them, got none, not even"):
     prior_correction.counted_priors(tables, {("r", "other"): 4})
@@ -302,6 +307,8 @@ def test_a_file_that_changes_meanwhile_is_refused(change):
   "candidates, message",
   [
     (["Rome"], r"b.jsonl:2: expected candidates as a list of \[text, log-probability\], got"),
+    ([["x", math.nan], ["y", -1.0], ["z", -2.0]], r"b.jsonl:2: expected log-prob.*finite at least"),
+    ([[name, -math.inf] for name in "xyz"], r"b.jsonl:2: expected log-probabilities in candidates"),
     ([["x", "y"], ["y", -1.0], ["z", -2.0]], r"b.jsonl:2: expected candidates as a list"),
     ([["x", None], ["y", -1.0], ["z", -2.0]], r"b.jsonl:2: expected candidates as a list"),
     ([["x", -0.5], ["x", -1.0], ["y", -2.0]], "in each of 2 rows, got others in 1"),

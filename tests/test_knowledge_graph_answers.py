@@ -1,6 +1,7 @@
 """Answers read from predictions: merging of names, queries of several rows, and bad input."""
 
 import json
+import math
 import tracemalloc
 
 import numpy as np
@@ -160,6 +161,20 @@ def test_a_further_right_answer_is_of_its_query_alone(tmp_path):
     row(object="Oslo"),
   )
   assert answers.read(path, labelled=True).golds == [[("rome",), ("oslo",)], [("rome",)]]
+
+
+def test_rows_that_say_the_same_again_are_counted_once(tmp_path, capsys):
+  rows = [row(object="Rome"), row(object="Rome"), row(object="Roma", aliases=["Rome"])]
+  path = write(tmp_path / "p.jsonl", *rows, row(object="Rome"))
+  assert answers.read(path, labelled=True).golds[0][0] == ("rome",)
+  assert "p.jsonl:2: says again what a row before says, as 2 rows do" in capsys.readouterr().out
+
+
+def test_impossible_candidates_and_other_predictions(tmp_path, capsys):
+  candidates = [["Rome", -1.0], ["Oslo", -math.inf]]
+  path = write(tmp_path / "p.jsonl", row(prediction="Oslo", candidates=candidates))
+  assert list(answers.read(path).texts) == ["Rome"]
+  assert "p.jsonl:1: `prediction` is not the likeliest of" in capsys.readouterr().out
 
 
 def test_queries_that_are_not_wanted_are_named(tmp_path):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from factshock.predictions import foreign, prior_correction, reading, repeats
+from factshock.predictions import accuracy, foreign, prior_correction, reading, repeats
 from factshock.predictions import rows as prediction_rows
 from factshock.runtime.errors import UserError
 
@@ -112,6 +112,36 @@ def test_rows_that_are_gone_through_hold_the_aliases_that_are_read(tmp_path):
   path = jsonl(tmp_path / "a.jsonl", {**ROWS[0], "aliases": "a;b"})
   with pytest.raises(UserError, match="a.jsonl:1: expected a list of texts in aliases, got 'a;b'"):
     prediction_rows.read_all_rows(path)
+
+
+def test_rows_that_are_gone_through_hold_texts(tmp_path):
+  row = {"subject": 7, "relation": 17, "object": ["Bath", "Baths"], "prediction": None}
+  path = jsonl(tmp_path / "a.jsonl", row)
+  expected = {"subject": "7", "relation": "17", "object": "Bath", "prediction": ""}
+  assert prediction_rows.read_all_rows(path) == [{**expected, "aliases": ["Baths"]}]
+  for name in ("subject", "relation", "object"):
+    path = jsonl(tmp_path / "a.jsonl", {**ROWS[0], name: None})
+    with pytest.raises(UserError, match=f"a.jsonl:1: expected a text in {name}, got None"):
+      prediction_rows.read_all_rows(path)
+
+
+def test_what_is_blank_is_no_right_answer(tmp_path):
+  for blank in ("", "  "):
+    with pytest.raises(UserError, match="a.jsonl:1: expected the right answer in object, got"):
+      reading.read(jsonl(tmp_path / "a.jsonl", {**ROWS[0], "object": blank}))
+    path = jsonl(tmp_path / "a.jsonl", {**ROWS[0], "prediction": "", "aliases": [blank, "x"]})
+    found = reading.read(path)
+    assert found.answers == [("Bath", "x")] and not accuracy.scores(found).any()
+    assert prediction_rows.read_all_rows(path)[0]["aliases"] == ["x"]
+
+
+def test_predictions_beside_the_likeliest_candidate_are_noticed():
+  candidates = [["Rome", -2.0], ["the Bath", -1.0], ["Bonn", -1.0]]
+  for prediction, expected in (("Bath", True), ("Bonn", True), ("Rome", False), ("x", False)):
+    row = {"prediction": prediction, "candidates": candidates}
+    assert prediction_rows.predicts_likeliest(row) is expected
+    assert prediction_rows.predicts_likeliest({**row, "candidates": dict(candidates)}) is expected
+  assert prediction_rows.predicts_likeliest({"prediction": "x"})
 
 
 def test_relations_in_some_rows_alone_are_refused(tmp_path):

@@ -300,10 +300,11 @@ def _as_read(number):
 
 WORDS = st.sampled_from("a the x york York! x x new c# .5 -".split())
 ANSWER = st.lists(WORDS, max_size=11).map(" ".join)
+RIGHT = ANSWER.filter(bool)
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(ANSWER, ANSWER, st.lists(ANSWER, max_size=3))), st.sampled_from([1, 99]))
+@given(st.lists(st.tuples(ANSWER, RIGHT, st.lists(RIGHT, max_size=3))), st.sampled_from([1, 99]))
 def test_scores_of_many_are_those_of_each(triples, pairs_at_a_time):
   rows = [
     {**ROW, "prediction": text, "object": name, "aliases": aliases}

@@ -21,6 +21,7 @@ from factshock.predictions import rows as prediction_rows
 from factshock.predictions.accuracy import normalise
 from factshock.predictions.foreign import NO_RELATION
 from factshock.predictions.rows import Row
+from factshock.runtime import messages
 from factshock.runtime.errors import UserError
 
 LISTED = 10  # candidates of a query that are kept, best first
@@ -228,6 +229,7 @@ def read(
     elif left_out is not None:
       left_out.add(query)
   builder.check_scored()
+  builder.say_what_is_odd()
   if not builder.sizes:
     of_queries = " of the queries" if only is not None else ""
     raise UserError(f"{path}: expected predictions, a JSON object a line, got no rows{of_queries}")
@@ -252,6 +254,8 @@ class _Builder:
     self.texts = _Coded()
     self.score_N = array.array("d")
     self.unscored: list[str] = []  # contexts of the rows without a score
+    self.repeated: list[str] = []  # contexts of rows that say again what one before says
+    self.unlike: list[str] = []  # contexts of rows whose prediction is not their likeliest answer
     self._ids: dict[str, str] = {}  # each distinct id of a subject
     self._lists: dict[Gold, list[Gold]] = {}  # of each distinct right answer the list of it alone
 
@@ -266,6 +270,8 @@ class _Builder:
     if candidates is None:
       self.unscored.append(context)
       return
+    if not prediction_rows.predicts_likeliest(row):
+      self.unlike.append(context)
     has_gold = self.labelled or bool(row.get("object"))
     gold = _gold(context, row, self.names) if has_gold else None
     subject, relation = query
@@ -325,7 +331,20 @@ class _Builder:
       )
     golds = self.golds[index]
     if gold and golds is not None:
-      self.golds[index] = [*golds, gold]  # other queries may have the same list
+      if any(gold[0] in other for other in golds):
+        self.repeated.append(context)
+      else:
+        self.golds[index] = [*golds, gold]  # other queries may have the same list
+
+  def say_what_is_odd(self) -> None:
+    """Prints how many rows are repeated, and how many predict another answer than they list."""
+    if self.repeated:
+      messages.say(
+        f"  {self.repeated[0]}: says again what a row before says, as {len(self.repeated):,} rows "
+        "do; counted once"
+      )
+    if self.unlike:
+      prediction_rows.say_unlike(self.unlike[0], len(self.unlike))
 
   def check_scored(self) -> None:
     """Raises a UserError where rows had no score."""
@@ -515,7 +534,8 @@ def _candidates(context: str, row: Row) -> list[_Candidate] | None:
     ) from None
   if not all(isinstance(text, str) and score <= plain.ROUNDING for text, score in pairs):
     raise _wrong_pair(context, pairs)
-  return pairs
+  # A probability of 0 is that of no answer.
+  return [pair for pair in pairs if pair[1] > -math.inf]
 
 
 def _wrong_pair(context: str, pairs: Iterable[tuple[Any, float]]) -> UserError:

@@ -217,7 +217,7 @@ def aliases(value: Any, context: str) -> list[str]:
   if isinstance(texts, list):
     found = cast(list[Any], texts)
     if all(type(text) is str for text in found):
-      return found
+      return [text for text in found if text.strip()]
   raise bad_aliases(value, context)
 
 

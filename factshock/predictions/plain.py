@@ -190,12 +190,13 @@ def _accepted_answers(
   objects: Sequence[str],
   aliases: Sequence[list[Any] | None],
 ) -> list[tuple[str, ...]] | None:
-  """Returns the object and its aliases of each row; None where an alias is no text."""
+  """Returns the object and its aliases of each row; None where one is no text, or blank."""
   answers: list[tuple[Any, ...]] = [
     (name, *others) if others else (name,) for name, others in zip(objects, aliases)
   ]
-  types = set(map(type, itertools.chain.from_iterable(set(answers))))
-  return answers if types <= {str} else None
+  distinct = set(itertools.chain.from_iterable(set(answers)))
+  types = set(map(type, distinct))
+  return answers if types <= {str} and all(map(str.strip, distinct)) else None
 
 
 def among_of(value: Any) -> int:

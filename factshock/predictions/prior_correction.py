@@ -11,6 +11,7 @@ import array
 import collections
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from factshock.facts.counts import count_of
 from factshock.predictions import accuracy, overlap, writing
-from factshock.predictions.rows import Row
+from factshock.predictions.rows import Row, predicts_likeliest, say_unlike
 from factshock.runtime.errors import UserError
 from factshock.types import Answer
 
@@ -98,6 +99,7 @@ class Gatherer:
     self._accepted: list[tuple[str, ...]] = []
     self._distinct: dict[tuple[str, ...], tuple[str, ...]] = {}
     self._predicted: collections.Counter[Answer] = collections.Counter()
+    self._unlike: list[str] = []  # contexts of rows that predict no likeliest candidate
 
   def __len__(self) -> int:
     return len(self._accepted)
@@ -111,12 +113,16 @@ class Gatherer:
         column.append(codes[row[name]])
       key = (row["object"], *(row.get("aliases") or ()))
       self._accepted.append(self._distinct.setdefault(key, key))
+      if not predicts_likeliest(row):
+        self._unlike.append(context)
       if "prediction" in row:
         self._predicted[row["relation"], row["prediction"]] += 1
     return self
 
   def rankings(self) -> Rankings:
     """Returns what was gathered; errors are those of `tables_of`."""
+    if self._unlike:
+      say_unlike(self._unlike[0], len(self._unlike))
     subject_N, relation_N, object_N = (np.frombuffer(codes, np.int32) for codes in self._columns)
     return Rankings(
       self._tables.tables(),
@@ -165,6 +171,7 @@ class _Tables:
       return
     try:
       by_name = dict[str, float](candidates)
+      total = sum(map(math.exp, by_name.values()))
       ranked = self._relations.get(row["relation"])
       if ranked is None:
         ranked = self._relations[row["relation"]] = _Ranked(sorted(by_name))
@@ -174,6 +181,11 @@ class _Tables:
         f"{context}: expected candidates as a list of [text, log-probability], got "
         f"{str(candidates)[:80]}"
       ) from None
+    if not total > 0:  # nor is NaN
+      raise UserError(
+        f"{context}: expected log-probabilities in candidates, one of them finite at least, got "
+        f"{str(candidates)[:80]}"
+      )
 
   def tables(self) -> dict[str, Table]:
     """Returns the tables."""
@@ -241,6 +253,14 @@ def priors_of(tables: Tables) -> dict[str, np.ndarray]:
   return priors
 
 
+def _by_form(counts: Mapping[Answer, int]) -> Mapping[Answer, int]:
+  """Returns mentions by the form in which answers are compared, as the shock measures have them."""
+  by_form: collections.Counter[Answer] = collections.Counter()
+  for (relation, name), count in counts.items():
+    by_form[relation, accuracy.normalise(name)] += count
+  return by_form
+
+
 def counted_priors(tables: Tables, counts: Mapping[Answer, int]) -> dict[str, np.ndarray]:
   """Returns priors from mentions in text, each count plus 1.
 
@@ -253,8 +273,9 @@ def counted_priors(tables: Tables, counts: Mapping[Answer, int]) -> dict[str, np
   """
   priors: dict[str, np.ndarray] = {}
   is_named = False
+  by_form = _by_form(counts)
   for relation, table in tables.items():
-    counts_C = [count_of(counts, relation, name) for name in table.names]
+    counts_C = [count_of(by_form, relation, accuracy.normalise(name)) for name in table.names]
     is_named |= any(counts_C)
     mentions = np.array(counts_C, float) + 1
     priors[relation] = mentions / mentions.sum()

@@ -528,8 +528,8 @@ def group_by_arm(of_files: Iterable[Predictions]) -> dict[str, dict[int, Predict
       if other is not group:
         raise UserError(
           f"{predictions.path}: expected an arm and seed that no other file has, got arm "
-          f"{label!r} seed {seed} as in {other.path}; name arms in a column `arm` or by file "
-          "name"
+          f"{label!r} seed {seed} as in {other.path}; give --predictions=NAME=FILE,..., "
+          "or name arms in a column `arm`"
         )
   return arms
 
@@ -698,10 +698,11 @@ def _accepted_answers(
 
 
 def _with_numbers_as_texts(key: tuple[Any, ...]) -> tuple[Any, ...]:
-  """Returns accepted answers, numbers among them as texts."""
-  if all(type(answer) is str for answer in key):
-    return key
-  return tuple(foreign.listed_texts(list(key)))
+  """Returns accepted answers, numbers among them as texts, without blank aliases."""
+  if not all(type(answer) is str for answer in key):
+    key = tuple(foreign.listed_texts(list(key)))
+  # A blank alias would be what an empty prediction says.
+  return (key[0], *(alias for alias in key[1:] if alias != "" and not str(alias).isspace()))
 
 
 def _normalised_answers(
@@ -711,6 +712,11 @@ def _normalised_answers(
 ) -> frozenset[str]:
   if any(type(answer) is not str for answer in key):
     raise foreign.bad_aliases(list(key[1:]), f"{path}:{line_number}")
+  if not key[0].strip():
+    raise UserError(
+      f"{path}:{line_number}: expected the right answer in object, got {key[0]!r}; leave out rows "
+      "of which it is not known"
+    )
   return frozenset(map(accuracy.normalise, key))
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 from factshock.facts import schema
-from factshock.predictions import foreign, harness_samples
-from factshock.runtime import files, json_text
+from factshock.predictions import accuracy, foreign, harness_samples
+from factshock.runtime import files, json_text, messages
 from factshock.runtime.errors import UserError
 
 Row: TypeAlias = dict[str, Any]
@@ -75,7 +75,7 @@ def whole_rows(path: str, columns: Mapping[str, str] | None = None) -> Iterator[
   """Yields each row of a predictions file with its context, as `read_rows`; each has a relation.
 
   Raises:
-    UserError: a row without subject or object, aliases that are no texts, no rows, or as
+    UserError: a row without subject or object, columns that are no texts, no rows, or as
       `read_rows`.
   """
   context = ""
@@ -88,11 +88,54 @@ def whole_rows(path: str, columns: Mapping[str, str] | None = None) -> Iterator[
         f"--columns={missing[0]}=NAME"
       )
     whole = {"relation": foreign.NO_RELATION, **row}
+    if not all(type(whole.get(name, "")) is str for name in TEXT_COLUMNS):
+      whole = _with_texts(whole, context)
     if row.get("aliases"):
       whole["aliases"] = foreign.aliases(row["aliases"], context)
     yield context, whole
   if not context:
     raise UserError(f"{path}: expected predictions, got no rows")
+
+
+def _with_texts(row: Row, context: str) -> Row:
+  """Returns a row with texts where numbers, lists or null stood for them.
+
+  Raises:
+    UserError: something else stands there.
+  """
+  texts = foreign.with_texts(row)
+  for name in TEXT_COLUMNS:
+    if not isinstance(texts.get(name, ""), str):
+      raise UserError(f"{context}: expected a text in {name}, got {row[name]!r}")
+  return texts
+
+
+def predicts_likeliest(row: Row) -> bool:
+  """Returns whether a row's prediction is the likeliest of its candidates, if it has both."""
+  listed: Any = row.get("candidates")
+  prediction = row.get("prediction")
+  if isinstance(listed, dict):
+    listed = list(cast(dict[str, float], listed).items())
+  if not listed or not isinstance(prediction, str):
+    return True
+  largest = max(score for _, score in listed)
+  if listed[0][0] == prediction and listed[0][1] >= largest:  # as in most rows
+    return True
+  likeliest = {accuracy.normalise(text) for text, score in listed if score >= largest}
+  return accuracy.normalise(prediction) in likeliest
+
+
+def say_unlike(context: str, count: int) -> None:
+  """Prints that rows predict another answer than the likeliest of their candidates.
+
+  Args:
+    context: the first such row's.
+    count: how many there are.
+  """
+  messages.say(
+    f"  {context}: `prediction` is not the likeliest of `candidates`, as in {count:,} rows; the "
+    "candidates count here"
+  )
 
 
 def read_all_rows(path: str, columns: Mapping[str, str] | None = None) -> list[Row]:

@@ -12,6 +12,7 @@ from factshock.runtime import processes
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: not done, run the same command again
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _requested: list[str] = []  # names of the signals that came, in their order
+_raised: list[str] = []  # names of the signals that ended a run
 
 
 class Interrupted(KeyboardInterrupt):
@@ -40,8 +41,20 @@ def signals_end_run() -> Iterator[None]:
   That is before and after the work: there is nothing to save, and files are written whole or not
   at all. One of several processes that work as one ends as ever, as the others wait for it.
   """
-  with _handled_by(_raise):
-    yield
+  try:
+    with _handled_by(_raise):
+      yield
+  finally:
+    _raised.clear()
+
+
+def raise_again() -> None:
+  """Raises Interrupted where a signal that ends the run has not ended it.
+
+  Python drops what is raised in a callback, such as JAX's while garbage is collected.
+  """
+  if _raised:
+    raise Interrupted(_raised.pop())
 
 
 @contextlib.contextmanager
@@ -89,6 +102,7 @@ def _raise(signal_number: int, frame: FrameType | None) -> None:
   del frame
   name = signal.Signals(signal_number).name
   if processes.process_count() == 1:
+    _raised.append(name)
     raise Interrupted(name)
   signal.signal(signal_number, signal.SIG_DFL)
   signal.raise_signal(signal_number)

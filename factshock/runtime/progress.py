@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import tqdm
 
-from factshock.runtime import files, messages, processes
+from factshock.runtime import files, interruption, messages, processes
 
 T = TypeVar("T")
 
@@ -105,6 +105,7 @@ class Progress:
 
   def update(self, done: int, note: str = "") -> None:
     """Takes note of the units done; shows them if it is time to, or if all are done."""
+    interruption.raise_again()
     now = time.monotonic()
     self.done = done
     if self.first is None:

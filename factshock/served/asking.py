@@ -103,9 +103,16 @@ def generate(
   texts = [text for text, _ in answered]
   if model.dialect.has_scores is False:
     return texts, None
-  scores = np.array([score for _, score in answered], np.float64)
-  lowest = float(np.finfo(np.float32).min)  # llama.cpp's for what it does not know, a token
-  return texts, np.where(scores < lowest, -np.inf, scores).astype(np.float32)
+  return texts, _narrowed([score for _, score in answered])
+
+
+def _narrowed(scores: Sequence[float | None]) -> np.ndarray:
+  """Returns log-probabilities as float32; -infinity for what is below all such numbers.
+
+  llama.cpp gives the lowest for a token that it knows nothing of, and an answer has several.
+  """
+  wide = np.array(scores, np.float64)
+  return np.where(wide < np.finfo(np.float32).min, -np.inf, wide).astype(np.float32)
 
 
 def hypotheses(
