@@ -163,6 +163,7 @@ def test_a_bad_line_is_named(tmp_path, line, expected):
       "columns subject, relation, object, got ['subject', 'relation']",
     ),
     ("\na,r,o\n", ":1: ", "got []"),
+    ("subject;relation;object\na;r;o\n", ":1: ", "expected commas between cells (.csv)"),
     ("subject,relation,object,object\n", ":1: ", "each column once"),
     ("subject,relation,object\na,r,o\na,r\n", ":3: ", "expected 3 cells as in the header, got 2"),
     ('subject,relation,object\na,r,"o\np"\nb,r,"o\n', ":4: ", "malformed line"),

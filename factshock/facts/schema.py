@@ -455,6 +455,12 @@ def _table_rows(
   line_number, header = next(records, (1, None))
   if header is None:
     return
+  separator = next((sign for sign in ";\t," if len(header) == 1 and sign in header[0]), None)
+  if separator:
+    raise UserError(
+      f"{path}:{line_number}: expected commas between cells (.csv) or tabs (.tsv), got "
+      f"{separator!r} in the header {header[0][:80]!r}; write it so, or mend its name"
+    )
   if not set(required) <= set(header):
     raise UserError(
       f"{path}:{line_number}: expected a header with the columns {', '.join(required)}, got "

@@ -591,7 +591,14 @@ def match(
   if len(left) != len(right) or (left[order] != right[other_order]).any():
     context = f"{labels[1]} as in {labels[0]} of {reference.path}"
     difference = _difference(left, right, context)
-    raise UserError(f"{other.path}: {difference}")
+    examples = (
+      _example(label, predictions, np.flatnonzero(~np.isin(own, others)))
+      for label, predictions, own, others in (
+        (labels[0], reference, left, right),
+        (labels[1], other, right, left),
+      )
+    )
+    raise UserError(f"{other.path}: {difference}{''.join(examples)}")
   rows = np.empty(len(left), np.int64)
   rows[order] = other_order
   return rows
@@ -630,6 +637,15 @@ def _difference(
     f"{len(left)} queries missing and {extra} others in their place; compare arms on one test set "
     "only"
   )
+
+
+def _example(label: str, predictions: Predictions, rows: np.ndarray) -> str:
+  """Returns in words the query of the first of some rows, which others lack; "" where none do."""
+  if not len(rows):
+    return ""
+  columns = (getattr(predictions, name) for name in QUERY_COLUMNS)
+  query = tuple(predictions.strings[int(column[rows[0]])] for column in columns)
+  return f"; {label} alone has {query}"
 
 
 def _stem(path: str) -> str:
@@ -765,6 +781,8 @@ def seed_of(
   """
   if seed is None:
     return 0
+  if isinstance(seed, float) and seed.is_integer():  # pandas' column with some missing
+    seed = int(seed)
   if type(seed) is not int or abs(seed) >= 1 << 62:
     raise UserError(f"{path}:{line_number}: expected a whole number in seed, got {seed!r}")
   return seed
