@@ -345,6 +345,17 @@ def small(tmp_path_factory):
   return write(folder / "a.jsonl", asked), write(folder / "k.jsonl", known)
 
 
+def test_scores_of_two_kinds_are_remarked_on(small, tmp_path, capsys):
+  asked, known = small
+  extracting.extract(str(tmp_path / "a"), asked, known, SMALL)
+  assert "of another kind than single ones" not in capsys.readouterr().out
+  rows = [json.loads(line) for line in open(asked, encoding="utf-8")]
+  single = [{name: row[name] for name in row if name != "candidates"} for row in rows]
+  path = write(tmp_path / "single.jsonl", single)
+  extracting.extract(str(tmp_path / "b"), path, known, SMALL)
+  assert "only in the calibration file queries have several" in capsys.readouterr().out
+
+
 def leave_half(folder, place):
   """Leaves what an extraction killed while it wrote its formats leaves."""
   folder.mkdir(exist_ok=True)

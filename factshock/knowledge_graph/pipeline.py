@@ -341,6 +341,7 @@ def _read(
   wanted = options.queries
   left_out = set[Query]()
   predicted = answers.read(predictions, names, only=wanted, columns=columns, left_out=left_out)
+  _say_if_scored_otherwise(labelled, predicted)
   if wanted is not None:
     _print_differences(predicted, predictions, wanted, left_out)
   answers.check_separate_queries(labelled.queries(), predicted.queries(), "queries")
@@ -348,6 +349,20 @@ def _read(
     facts = answers.queries_of(sources.read_facts(options.finetuning))
     answers.check_separate_queries(labelled.queries(), facts, "finetuning facts")
   return _Inputs(labelled, predicted, names, mentions, rules, types)
+
+
+def _say_if_scored_otherwise(labelled: Answers, predicted: Answers) -> None:
+  """Prints where one of two files lists several candidates of queries, and the other one alone.
+
+  The scores of several are made probabilities among them, a single one's is what it is.
+  """
+  named = {"calibration file": labelled, "predictions": predicted}
+  several = [name for name, answers_of in named.items() if (answers_of.rank_N > 1).any()]
+  if len(several) == 1:
+    messages.say(
+      f"  only in the {several[0]} queries have several candidates: their scores are of another "
+      "kind than single ones; give candidates in both files, or in neither"
+    )
 
 
 def _names(
