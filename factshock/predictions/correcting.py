@@ -8,7 +8,7 @@ import numpy as np
 from factshock.facts import counts, sources
 from factshock.predictions import prior_correction
 from factshock.predictions.prior_correction import AnswerChange, Corrected, Gatherer, Rankings
-from factshock.predictions.rows import Row, rows_to_go_through_again, whole_rows
+from factshock.predictions.rows import Row, rows_to_go_through_again, stem, whole_rows
 from factshock.runtime.errors import UserError
 
 Curve = Sequence[tuple[float, float]]
@@ -92,7 +92,7 @@ def correct(path: str, options: CorrectionOptions) -> Correction:
   distances = [prior_correction.prior_distance(of, reference) for of in before_and_after]
   shares = [prior_correction.share_right(of, rankings.accepted) for of in before_and_after]
   return Correction(
-    _named(corrected.rows((row for _, row in read_rows()), path), tau),
+    _named(corrected.rows((row for _, row in read_rows()), path), stem(path), tau),
     len(rankings),
     tau,
     curve,
@@ -105,10 +105,10 @@ def correct(path: str, options: CorrectionOptions) -> Correction:
   )
 
 
-def _named(rows: Iterable[Row], tau: float) -> Iterator[Row]:
-  """Yields corrected rows under the name of another arm."""
+def _named(rows: Iterable[Row], name: str, tau: float) -> Iterator[Row]:
+  """Yields corrected rows under the name of another arm; `name` is that of rows without one."""
   for row in rows:
-    yield row | {"arm": f"{row.get('arm') or 'answers'}_corrected", "tau": tau}
+    yield row | {"arm": f"{row.get('arm') or name}_corrected", "tau": tau}
 
 
 def lines(correction: Correction) -> list[str]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from factshock.predictions import prior_correction
 from factshock.predictions.prior_correction import Gatherer, Rankings, Table, Tables
-from factshock.predictions.rows import Row, rows_to_go_through_again
+from factshock.predictions.rows import Row, rows_to_go_through_again, stem
 from factshock.runtime.errors import UserError
 
 
@@ -86,7 +86,7 @@ def mix_files(paths: Sequence[str], weights: Sequence[float]) -> list[Row]:
     alpha = weight / mixed_weight if mixed_weight else 0.0
     mixed = _mixed(mixed, _log_p_of(path, rankings, first), alpha)
   answers = prior_correction.corrected_rows(mixed, [row for _, row in located])
-  return [{**row, "arm": f"{row.get('arm') or 'answers'}_mixed"} for row in answers]
+  return [{**row, "arm": f"{row.get('arm') or stem(first)}_mixed"} for row in answers]
 
 
 def _mixed(tables: Tables, others: Mapping[str, np.ndarray], alpha: float) -> Tables:

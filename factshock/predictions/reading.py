@@ -17,7 +17,6 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from factshock.facts import schema
 from factshock.predictions import accuracy, foreign, overlap, plain, points
 from factshock.predictions.plain import Candidates, Rows
 from factshock.predictions.rows import (
@@ -26,6 +25,7 @@ from factshock.predictions.rows import (
   no_object,
   numbered_rows,
   parsed_lines,
+  stem,
 )
 from factshock.runtime import files, progress
 from factshock.runtime.errors import UserError
@@ -343,7 +343,7 @@ class _Columns:
     add_score = self.scores.append
     add_popularity = self.popularities.append
     listed = self.listed
-    default = _stem(path)
+    default = stem(path)
     for line_number, row_as_read in rows:
       row = row_as_read
       try:
@@ -386,7 +386,7 @@ class _Columns:
 
   def extend_plain(self, rows: Rows) -> None:
     """Adds plain rows, column by column; what comes of it is that of `extend`."""
-    labels = _labels(rows, _stem(self.path))
+    labels = _labels(rows, stem(self.path))
     texts = [*rows.texts, labels]
     names = ["subject", "relation", "object", "prediction", "label"]
     if None in rows.splits:
@@ -646,12 +646,6 @@ def _example(label: str, predictions: Predictions, rows: np.ndarray) -> str:
   columns = (getattr(predictions, name) for name in QUERY_COLUMNS)
   query = tuple(predictions.strings[int(column[rows[0]])] for column in columns)
   return f"; {label} alone has {query}"
-
-
-def _stem(path: str) -> str:
-  name = os.path.basename(path)
-  suffix = max(filter(name.endswith, schema.SUFFIXES), key=len, default="")
-  return name.removesuffix(suffix)
 
 
 def _with_texts(

@@ -97,6 +97,13 @@ def whole_rows(path: str, columns: Mapping[str, str] | None = None) -> Iterator[
     raise UserError(f"{path}: expected predictions, got no rows")
 
 
+def stem(path: str) -> str:
+  """Returns a file's name without its folder and suffix: the arm of rows that name none."""
+  name = os.path.basename(path)
+  suffix = max(filter(name.endswith, schema.SUFFIXES), key=len, default="")
+  return name.removesuffix(suffix)
+
+
 def _with_texts(row: Row, context: str) -> Row:
   """Returns a row with texts where numbers, lists or null stood for them.
 
