@@ -591,14 +591,8 @@ def match(
   if len(left) != len(right) or (left[order] != right[other_order]).any():
     context = f"{labels[1]} as in {labels[0]} of {reference.path}"
     difference = _difference(left, right, context)
-    examples = (
-      _example(label, predictions, np.flatnonzero(~np.isin(own, others)))
-      for label, predictions, own, others in (
-        (labels[0], reference, left, right),
-        (labels[1], other, right, left),
-      )
-    )
-    raise UserError(f"{other.path}: {difference}{''.join(examples)}")
+    examples = _example(labels[0], reference, left, right) + _example(labels[1], other, right, left)
+    raise UserError(f"{other.path}: {difference}{examples}")
   rows = np.empty(len(left), np.int64)
   rows[order] = other_order
   return rows
@@ -639,8 +633,9 @@ def _difference(
   )
 
 
-def _example(label: str, predictions: Predictions, rows: np.ndarray) -> str:
-  """Returns in words the query of the first of some rows, which others lack; "" where none do."""
+def _example(label: str, predictions: Predictions, keys: np.ndarray, others: np.ndarray) -> str:
+  """Returns in words the first query whose key is not among others; "" where all are."""
+  rows = np.flatnonzero(~np.isin(keys, others))
   if not len(rows):
     return ""
   columns = (getattr(predictions, name) for name in QUERY_COLUMNS)
