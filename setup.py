@@ -90,6 +90,13 @@ setuptools.setup(
       "pyright[nodejs]>=1.1.400,<1.2",
       "ruff>=0.15,<0.18",
     ],
-    "peers": ["torch==2.13.0", "t5>=0.9.4", "flashtext>=2.7", "ctranslate2>=4.5", "polars>=1"],
+    "peers": [
+      "torch==2.13.0",
+      "t5>=0.9.4",
+      "flashtext>=2.7",
+      "ctranslate2>=4.5",
+      "polars>=1",
+      "mergekit>=0.1.4",
+    ],
   },
 )

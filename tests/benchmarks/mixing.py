@@ -11,9 +11,9 @@ Python included (stated apart, as the time to mix two models of a few kilobytes)
 ends when what they wrote is on the disk (sync). They take turns, with the inputs out of the page
 cache ("cold") or in it ("warm") on both sides. Memory is the process's peak resident set, and that
 with the small models, which is what Python and JAX take. What limits it: a mix must read every
-byte, add and write it, and takes digests of what it reads and
-  writes. mergekit (its linear merge of HuggingFace folders, in float32) may have an environment of
-  its own: --mergekit names its mergekit-yaml.
+byte, add and write it, and takes digests of what it reads and writes.
+mergekit (its linear merge of HuggingFace folders, in float32) comes with the extra [peers], or has
+an environment of its own: --mergekit names its mergekit-yaml.
 Time: about 10 minutes; needs five times the largest of --gigabytes on the disk.
 """
 
