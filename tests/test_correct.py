@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from factshock.facts import counts
 from factshock.predictions import correcting, prior_correction
 from factshock.runtime.errors import UserError
 
@@ -127,6 +128,12 @@ def test_counts_and_uniform_and_floor():
   spelled = {("r", "X."): 3, ("r", "The x"): 1, ("", "Z"): 2}
   np.testing.assert_allclose(
     prior_correction.counted_priors(tables, spelled)["r"], np.array([5, 1, 3]) / 9
+  )
+  frequencies = counts.read_counts("wordfreq:en")
+  np.testing.assert_allclose(
+    prior_correction.counted_priors(tables, frequencies)["r"]
+    * sum(frequencies["", n] + 1 for n in "xyz"),
+    [frequencies["", name] + 1 for name in "xyz"],
   )
   with pytest.raises(UserError, match="expected some candidates among them, got none, not even"):
     prior_correction.counted_priors(tables, {("r", "other"): 4})

@@ -10,14 +10,16 @@ some 30 a row), then, row by row, to write it again. Numpy on rows.
 import array
 import collections
 import dataclasses
+import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from factshock.facts.counts import count_of
+from factshock.facts.word_frequencies import WordFrequencies
 from factshock.predictions import accuracy, overlap, writing
 from factshock.predictions.rows import Row, predicts_likeliest, say_unlike
 from factshock.runtime.errors import UserError
@@ -171,7 +173,7 @@ class _Tables:
       return
     try:
       by_name = dict[str, float](candidates)
-      total = sum(map(math.exp, by_name.values()))
+      is_possible = max(by_name.values()) > -math.inf and not any(map(math.isnan, by_name.values()))
       ranked = self._relations.get(row["relation"])
       if ranked is None:
         ranked = self._relations[row["relation"]] = _Ranked(sorted(by_name))
@@ -181,7 +183,7 @@ class _Tables:
         f"{context}: expected candidates as a list of [text, log-probability], got "
         f"{str(candidates)[:80]}"
       ) from None
-    if not total > 0:  # nor is NaN
+    if not is_possible:
       raise UserError(
         f"{context}: expected log-probabilities in candidates, one of them finite at least, got "
         f"{str(candidates)[:80]}"
@@ -253,12 +255,17 @@ def priors_of(tables: Tables) -> dict[str, np.ndarray]:
   return priors
 
 
-def _by_form(counts: Mapping[Answer, int]) -> Mapping[Answer, int]:
-  """Returns mentions by the form in which answers are compared, as the shock measures have them."""
+def _counter(counts: Mapping[Answer, int]) -> Callable[[str, str], int]:
+  """Returns what counts an answer of a relation, by the form in which answers are compared.
+
+  wordfreq lists no names and takes any as it is written.
+  """
+  if isinstance(counts, WordFrequencies):
+    return functools.partial(count_of, counts)
   by_form: collections.Counter[Answer] = collections.Counter()
   for (relation, name), count in counts.items():
     by_form[relation, accuracy.normalise(name)] += count
-  return by_form
+  return lambda relation, name: count_of(by_form, relation, accuracy.normalise(name))
 
 
 def counted_priors(tables: Tables, counts: Mapping[Answer, int]) -> dict[str, np.ndarray]:
@@ -273,9 +280,9 @@ def counted_priors(tables: Tables, counts: Mapping[Answer, int]) -> dict[str, np
   """
   priors: dict[str, np.ndarray] = {}
   is_named = False
-  by_form = _by_form(counts)
+  count = _counter(counts)
   for relation, table in tables.items():
-    counts_C = [count_of(by_form, relation, accuracy.normalise(name)) for name in table.names]
+    counts_C = [count(relation, name) for name in table.names]
     is_named |= any(counts_C)
     mentions = np.array(counts_C, float) + 1
     priors[relation] = mentions / mentions.sum()

@@ -169,7 +169,7 @@ def _first_top(given: Json) -> Json | None:
 
 
 def without_thoughts(tokens: Tokens, text: str) -> Tokens:
-  """Returns the tokens from which on the text of an answer is spelled; none where it nowhere is.
+  """Returns the tokens from which on the text of an answer is spelled; all where it nowhere is.
 
   Servers list the tokens of thoughts before those of the answer.
 

@@ -327,9 +327,10 @@ def _negotiate(
     try:
       answer = model.client.post(path, {**body, **way})
     except RefusedError as error:
-      if _OTHER_LIMIT in str(error) and model.dialect.limit in body:
+      if _OTHER_LIMIT in str(error) and model.dialect.limit != _OTHER_LIMIT:
+        renamed = {**body, _OTHER_LIMIT: body[model.dialect.limit]}
+        del renamed[model.dialect.limit]
         model.dialect.limit = _OTHER_LIMIT
-        renamed = {_OTHER_LIMIT if name == "max_tokens" else name: body[name] for name in body}
         return _negotiate(model, path, renamed, ways, kind)
       if index == len(ways) - 1:
         raise
