@@ -54,7 +54,7 @@ max_answer_tokens=N, sample=N&seed=S, limit=N.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -233,14 +233,7 @@ def _assess() -> None:
     relations=values.relations,
     dtype=values.answer_dtype,
   )
-  counts = asking.assess_knowledge(
-    values.model,
-    values.facts,
-    values.output,
-    options,
-    config=values.config,
-    elsewhere=_elsewhere(),
-  )
+  counts = asking.assess_knowledge(**_asked(), options=options)
   if counts is None:
     print(f"{_BY_ANOTHER}: {values.output}")
     return
@@ -278,16 +271,21 @@ def _answer() -> None:
     samples=values.samples,
     dtype=values.answer_dtype,
   )
-  tally = asking.answer_facts(
-    values.model,
-    values.facts,
-    values.output,
-    options,
-    config=values.config,
-    elsewhere=_elsewhere(),
-  )
+  tally = asking.answer_facts(**_asked(), options=options)
   told = tally.describe() if tally else _BY_ANOTHER
   print(f"{told}: {values.output}")
+
+
+def _asked() -> dict[str, Any]:
+  """Returns what is asked, of what, where to and by whom, as the functions of `asking` take it."""
+  values = flags.FLAGS
+  return {
+    "checkpoint": values.model,
+    "facts": values.facts,
+    "output": values.output,
+    "config": values.config,
+    "elsewhere": _elsewhere(),
+  }
 
 
 def _elsewhere() -> "preparing.Elsewhere | None":

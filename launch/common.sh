@@ -34,16 +34,13 @@ run() { if $dry_run; then quoted "$@"; else "$@"; fi; }
 # The last command of a script: in its place, so that signals reach it.
 run_last() { if $dry_run; then quoted "$@"; else exec "$@"; fi; }
 
-# A verb that several processes can run as one, or others that they can share: distributed_verb SCRIPT VERB [OTHER ...].
+# A verb that several processes can run as one, or that they can share: distributed_verb SCRIPT VERB.
 distributed_verb() {
-  local script="$1" verb="$2" verbs="train or experiment" other
-  shift 2
-  for other in "$@"; do [ "$verb" != "$other" ] || return 0; done
-  [ $# -eq 0 ] || verbs="$(printf '%s, ' "$@")$verbs"
-  case "$verb" in
-    train | experiment) ;;
-    "") fail "which verb? $verbs (bash launch/$script --help)" ;;
-    *) fail "the verb is $verbs, not $verb (bash launch/$script --help)" ;;
+  local verbs="answer, extract, train or experiment"
+  case "$2" in
+    answer | extract | train | experiment) ;;
+    "") fail "which verb? $verbs (bash launch/$1 --help)" ;;
+    *) fail "the verb is $verbs, not $2 (bash launch/$1 --help)" ;;
   esac
 }
 

@@ -134,7 +134,7 @@ count="${1:-}"
 [ -n "$count" ] || fail "how many processes? (bash launch/local_processes.sh --help)"
 [[ "$count" =~ ^[1-9][0-9]*$ ]] || fail "the number of processes is a whole number from 1 on, not $count"
 verb="${2:-}"
-distributed_verb local_processes.sh "$verb" answer extract
+distributed_verb local_processes.sh "$verb"
 arguments=("${@:3}")
 
 workdir="$(workdir_of "${@:3}")"

@@ -65,7 +65,7 @@ copy() {
 workers_are_several() { [[ "$type" =~ -([0-9]+)$ ]] && [ "${BASH_REMATCH[1]}" -gt 8 ]; }
 
 start() {
-  distributed_verb tpu_vm.sh "${1:-}" answer extract
+  distributed_verb tpu_vm.sh "${1:-}"
   if ! works_as_one "$1" && workers_are_several; then
     fail "$1 runs on a TPU VM of one worker (v4-8, v5litepod-8, v6e-8), not on $type, whose workers wait for one another; several of one worker share the work where they see one folder"
   fi

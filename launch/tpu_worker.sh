@@ -29,7 +29,7 @@ install() {
 }
 
 start() {
-  distributed_verb tpu_vm.sh "${1:-}" answer extract
+  distributed_verb tpu_vm.sh "${1:-}"
   [ -n "${FACTSHOCK_PYTHON:-}" ] || [ -x .venv/bin/python ] || fail "nothing is installed here (bash launch/tpu_vm.sh install)"
   ! tmux has-session -t "=$SESSION" 2>/dev/null || fail "a run is going on here (bash launch/tpu_vm.sh stop, or logs)"
   tmux new-session -d -s "$SESSION" "$(quoted bash launch/tpu_worker.sh run "$@")"

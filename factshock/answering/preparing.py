@@ -131,31 +131,28 @@ class Job:
     elsewhere: "Elsewhere | None" = None,
   ) -> T | None:
     """Answers by a model from `placed`, or has it done elsewhere; returns as `parts.run`."""
-    write = functools.partial(self._with_spending, write)
+    # What other processes have spent, none of them prints here.
+    write = functools.partial(self._written, write, elsewhere is not None)
     if elsewhere is not None:
-      asking = parts.Asking(facts, _answer_nothing, asked, functools.partial(self._told, write))
+      asking = parts.Asking(facts, _answer_nothing, asked, write)
       return parts.run(self.output, asking, self.size, functools.partial(elsewhere, self))
     assert model is not None
     answer = functools.partial(self.asker.rows, model)
     asking = parts.Asking(facts, answer, asked, write, methods.spending(model))
     return parts.run(self.output, asking, self.size)
 
-  def _with_spending(self, write: Callable[[Iterator[Row]], T], rows: Iterator[Row]) -> T:
-    """Writes, and beside the file what a server was asked for it."""
+  def _written(self, write: Callable[[Iterator[Row]], T], tells: bool, rows: Iterator[Row]) -> T:
+    """Writes, and beside the file what a server was asked for it; prints that where it `tells`."""
     written = write(rows)
     path = f"{self.output}.spent.json"
-    if spent := parts.spent(self.output):
-      with files.atomic_write(path) as file:
-        json.dump(spent, file, indent=1)
-    else:
+    spent = parts.spent(self.output)
+    if not spent:
       with contextlib.suppress(FileNotFoundError):  # of a file that this one has replaced
         os.unlink(path)
-    return written
-
-  def _told(self, write: Callable[[Iterator[Row]], T], rows: Iterator[Row]) -> T:
-    """Writes, and prints what all workers have asked of a server."""
-    written = write(rows)
-    if spent := parts.spent(self.output):
+      return written
+    with files.atomic_write(path) as file:
+      json.dump(spent, file, indent=1)
+    if tells:
       numbers = (f"{count:,} {name.replace('_', ' ')}" for name, count in spent.items())
       messages.say_aside(f"  {', '.join(numbers)}")
     return written

@@ -707,7 +707,7 @@ def _with_numbers_as_texts(key: tuple[Any, ...]) -> tuple[Any, ...]:
   if not all(type(answer) is str for answer in key):
     key = tuple(foreign.listed_texts(list(key)))
   # A blank alias would be what an empty prediction says.
-  return (key[0], *(alias for alias in key[1:] if alias != "" and not str(alias).isspace()))
+  return (key[0], *(alias for alias in key[1:] if str(alias).strip()))
 
 
 def _normalised_answers(
