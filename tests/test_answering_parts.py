@@ -210,17 +210,19 @@ def slowly(facts, first):
   return answer(facts, first)
 
 
-def work(output, results, slow=0.0):
-  """What a process does."""
+def work(output, results, all_started=None):
+  """What a process does; where others are started with it, once all of them have."""
   parts._WAIT_SECONDS = 0.02
-  time.sleep(slow)
   asked = []
 
   def noting(facts, first):
     asked.append(first)
     return slowly(facts, first)
 
-  results.put((run(output, 2, answer=noting), asked))
+  with parts.at_work(str(output)):
+    if all_started:
+      all_started.wait(timeout=60)
+    results.put((parts.run(str(output), asking(output, answer=noting), 2), asked))
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -228,7 +230,9 @@ def test_processes_share_the_parts(tmp_path, count):
   output = tmp_path / "out.jsonl"
   context = multiprocessing.get_context("fork")
   results = context.Queue()
-  workers = [context.Process(target=work, args=(output, results)) for _ in range(count)]
+  all_started = context.Barrier(count)
+  given = (output, results, all_started)
+  workers = [context.Process(target=work, args=given) for _ in range(count)]
   for worker in workers:
     worker.start()
   found = [results.get(timeout=60) for _ in workers]
