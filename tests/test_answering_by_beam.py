@@ -55,7 +55,7 @@ def test_a_pipeline_writes_the_bytes_of_one_process(folder, monkeypatch, capsys)
     assert (folder / "beam.jsonl").read_bytes() == expected
     said = capsys.readouterr()
     assert f"  {COUNT} questions in 5 parts\n" in said.out
-    assert f"  {COUNT} requests, " in said.err and " tokens answered\n" in said.err
+    assert f"  {COUNT} requests, " in said.err and " tokens answered, " in said.err
     stopped(monkeypatch, folder, server)
     run(monkeypatch, folder, server, folder / "rest.jsonl", "--runner=DirectRunner")
     assert "2 of them answered before" in capsys.readouterr().out
