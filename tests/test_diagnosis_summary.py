@@ -13,6 +13,7 @@ import test_diagnosis_shock as hand
 
 from factshock.diagnosis import statistics, summary, table
 from factshock.predictions import reading
+from factshock.runtime import second_process
 from factshock.runtime.errors import UserError
 
 FINETUNING = {0: hand.of(hand.FINETUNING)}
@@ -209,6 +210,15 @@ def test_row_order_changes_nothing_at_all():
     )
 
   assert run(None) == run([9, 3, 1, 2, 0, 8, 5, 6, 7, 4])
+
+
+def test_two_processes_measure_what_one_does(monkeypatch):
+  options = summary.Options(finetuning=FINETUNING, counts=COUNTS, known="zero")
+  found = [summary.diagnose(two_arms(), options, summary.Bootstrap(resamples=100))]
+  # The tests have JAX, beside which there is no second process; this one needs none of it.
+  monkeypatch.setattr(second_process, "may_be_made", lambda: True)
+  found.append(summary.diagnose(two_arms(), options, summary.Bootstrap(resamples=100)))
+  assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("table_entries", [statistics.TABLE_ENTRIES, 0])

@@ -1,6 +1,5 @@
 """All measures of all arms on the test set of one seed, each with its bootstrap resamples."""
 
-import concurrent.futures
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -16,13 +15,13 @@ from factshock.diagnosis.shock import Measures
 from factshock.diagnosis.statistics import Sample
 from factshock.predictions import accuracy, reading
 from factshock.predictions.reading import Predictions
+from factshock.runtime import second_process
 from factshock.runtime.progress import Progress
 from factshock.types import Answer
 
 NEED_BOTH = ("shock", "slope", "spearman", *("ratio/" + group for group in shock.GROUPS))
 NEED_FINETUNING = ("range_shift", "mismatch", "finetuning_answer")
 NEED_COUNTS = ("rarer_than_gold",)
-_THREADS = 2  # arms that are measured at a time: numpy's threads leave each other room
 RANGES = {"total_variation": (0, 1), "mismatch": (0, 1), "spearman": (-1, 1)}
 
 Samples: TypeAlias = dict[str, Sample]  # by name of the measure
@@ -57,12 +56,17 @@ class _Trained(NamedTuple):
 
 
 class _Measured(NamedTuple):
-  """What is measured of an arm: right answers, entities, samples, and what is left to resample."""
+  """What is measured of an arm's predictions in the order of the queries.
 
-  right: np.ndarray
+  Attributes:
+    scores: as from `accuracy.scores` [N, 3].
+    links: each query's predicted entity.
+    samples: of the measures over entities; none where those are not known.
+  """
+
+  scores: np.ndarray
   links: Links
   samples: Samples
-  plans: list[Plan]
 
 
 def measure(
@@ -93,18 +97,21 @@ def measure(
 
   def measure_arm(label: str) -> _Measured:
     arm_in_order = reading.take(arms[label], rows[label])
-    return _measure_arm(arm_in_order, queries, trained.get(label), options)
+    return _measure_arm(arm_in_order, queries, trained.get(label), options.criterion)
 
-  measured: dict[str, _Measured] = {}
+  samples: dict[Label, Samples] = {}
+  links: dict[str, Links] = {}
+  right: dict[str, np.ndarray] = {}
+  plans: list[tuple[Label, Plan]] = []
   for label, of_arm in zip(arms, _map(measure_arm, list(arms), queries.draw)):
-    measured[label] = of_arm
+    samples[label] = of_arm.samples
+    links[label] = of_arm.links
+    right[label] = _is_right(of_arm.scores, options.criterion)
+    arm_in_order = reading.take(arms[label], rows[label])
+    of_entities = trained[label].entities if label in trained else None
+    plans += [(label, plan) for plan in _plans(arm_in_order, of_arm, queries, of_entities, options)]
     progress.advance()
-  samples: dict[Label, Samples] = {label: of_arm.samples for label, of_arm in measured.items()}
-  plans: list[tuple[Label, Plan]] = [
-    (label, plan) for label, of_arm in measured.items() for plan in of_arm.plans
-  ]
-  plans += _comparison_plans({label: of_arm.right for label, of_arm in measured.items()}, options)
-  links = {label: of_arm.links for label, of_arm in measured.items()}
+  plans += _comparison_plans(right, options)
   if counted:
     predicted = {label: links_of_arm.entity for label, links_of_arm in links.items()}
     grouped = {label: trained[label].entities for label in arms if finetuning[label] is not None}
@@ -120,12 +127,10 @@ def _map(
   labels: Sequence[str],
   draw: statistics.Draw,
 ) -> Iterator[_Measured]:
-  """Yields what a function returns for each label: of two at a time, where no two would draw."""
-  if draw.counts_NxR is None or len(labels) < 2:
-    yield from map(function, labels)
-    return
-  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-    yield from pool.map(function, labels)
+  """Returns what a function returns for each label: of two at a time, where no two would draw."""
+  if draw.counts_NxR is None or not second_process.may_be_made():
+    return map(function, labels)
+  return second_process.map_in_two(function, labels)
 
 
 def _trained_entities(
@@ -155,7 +160,7 @@ def _measure_arm(
   arm: Predictions,
   queries: Queries,
   trained: _Trained | None,
-  options: Options,
+  criterion: str,
 ) -> _Measured:
   """Returns what is measured of an arm's predictions in the order of the queries.
 
@@ -163,17 +168,34 @@ def _measure_arm(
     arm: its predictions.
     queries: as from `make_queries`.
     trained: the entities; None where neither finetuning answers nor counts are known.
-    options: criterion and types.
+    criterion: by which an answer is right.
   """
   scores_Nx3 = accuracy.scores(arm)
-  right_N = scores_Nx3[:, accuracy.CRITERIA.index(options.criterion)] > 0
-  links = _predicted_entities(arm, queries, right_N)
-  shocks: list[Plan] = []
+  links = _predicted_entities(arm, queries, _is_right(scores_Nx3, criterion))
   samples: Samples = {}
   if trained is not None:
-    shocks, samples = _shock(queries, right_N, links.entity, trained)
-  plans = [*_accuracy_plans(arm, scores_Nx3, right_N, queries, options), *shocks]
-  return _Measured(right_N, links, samples, plans)
+    samples = _entity_samples(queries, links.entity, trained)
+  return _Measured(scores_Nx3, links, samples)
+
+
+def _is_right(scores_Nx3: np.ndarray, criterion: str) -> np.ndarray:
+  """Returns which answers are right by a criterion [N]."""
+  return scores_Nx3[:, accuracy.CRITERIA.index(criterion)] > 0
+
+
+def _plans(
+  arm: Predictions,
+  measured: _Measured,
+  queries: Queries,
+  entities: shock.Entities | None,
+  options: Options,
+) -> Iterator[Plan]:
+  """Yields plans of all that is left to resample of an arm, its predictions in order."""
+  right_N = _is_right(measured.scores, options.criterion)
+  yield from _accuracy_plans(arm, measured.scores, right_N, queries, options)
+  if entities is not None:
+    code_N = shock.cells(entities, queries.gold, measured.links.entity, right_N)
+    yield Plan(code_N, shock.CELLS, shock.group_measures)
 
 
 def _carry_out_all(
@@ -469,17 +491,13 @@ def _predicted_entities(
   return Links(entity_N, was_other_P[pair_N] & ~unknown_N, unknown_N)
 
 
-def _shock(
+def _entity_samples(
   queries: Queries,
-  right_N: np.ndarray,
   predicted_N: np.ndarray,
   trained: _Trained,
-) -> tuple[list[Plan], Samples]:
-  """Returns plans of the group measures, and samples of those over entities."""
+) -> Samples:
+  """Returns samples of the measures over entities."""
   entities = trained.entities
-  plan = Plan(
-    shock.cells(entities, queries.gold, predicted_N, right_N), shock.CELLS, shock.group_measures
-  )
   width = len(entities.names) + 1
   exact = shock.entity_measures(
     np.bincount(predicted_N, minlength=width)[None],
@@ -499,7 +517,7 @@ def _shock(
   for name in exact:
     samples_R = np.concatenate([chunk[name] for chunk in chunks])
     resampled[name] = _centred(name, float(exact[name][0]), samples_R)
-  return [plan], _samples(exact, resampled)
+  return _samples(exact, resampled)
 
 
 def _centred(

@@ -1,18 +1,13 @@
 """Predictions files as columns of integer codes; every row is checked on the way."""
 
 import array
-import contextlib
 import dataclasses
 import itertools
 import math
-import multiprocessing
 import operator
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -27,7 +22,7 @@ from factshock.predictions.rows import (
   parsed_lines,
   stem,
 )
-from factshock.runtime import files, progress
+from factshock.runtime import files, progress, second_process
 from factshock.runtime.errors import UserError
 
 
@@ -129,7 +124,7 @@ def read_all(
   paths = [path for _, path in named]
   is_shared = not columns and _are_shared(paths)
   every_other = [(path, files.Span()) for path in paths[1::2]] if is_shared else []
-  with _second_process(every_other) as receive:
+  with second_process.results(_read_plain, every_other) as receive:
     for index, path in enumerate(progress.over_files("reading predictions", paths)):
       arm = named[index][0]
       plain_columns = receive() if index % 2 else None
@@ -183,7 +178,7 @@ def _read_lines(path: str) -> Predictions:
     columns.extend_lines(files.Span())
     return columns.predictions()
   middle = files.middle(path)
-  with _second_process([(path, files.Span(middle))]) as receive:
+  with second_process.results(_read_plain, [(path, files.Span(middle))]) as receive:
     after = columns.extend_lines(files.Span(end=middle))
     second = receive()
   if second is None:
@@ -193,50 +188,9 @@ def _read_lines(path: str) -> Predictions:
   return columns.predictions()
 
 
-@contextlib.contextmanager
-def _second_process(
-  parts: Sequence[tuple[str, files.Span]],
-) -> "Generator[Callable[[], _Columns | None], None, None]":
-  """Lets another process read parts of files; yields what gives the columns of each in turn.
-
-  None is given in place of what is not plain.
-  """
-  if not parts:
-    yield lambda: None
-    return
-  context = multiprocessing.get_context("fork")
-  receiver, sender = context.Pipe(duplex=False)
-  process = context.Process(target=_send_plain, args=(parts, sender), daemon=True)
-  process.start()
-  sender.close()
-
-  def receive() -> "_Columns | None":
-    try:
-      return receiver.recv()
-    except EOFError:  # it was killed, for want of memory say
-      return None
-
-  try:
-    yield receive
-  finally:
-    process.kill()
-    process.join()
-    receiver.close()
-
-
-def _send_plain(
-  parts: Sequence[tuple[str, files.Span]],
-  sender: Connection,
-) -> None:
-  """Sends the columns of parts of files to the process that asked for them."""
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process ends this one
-  for path, span in parts:
-    sender.send(_read_plain(path, span))
-
-
 def _is_halved(path: str) -> bool:
   """Returns whether two processes are to read a file."""
-  return path.endswith(_LINES) and os.path.getsize(path) >= _HALVED and _may_fork()
+  return path.endswith(_LINES) and os.path.getsize(path) >= _HALVED and second_process.may_be_made()
 
 
 def _are_shared(paths: Sequence[str]) -> bool:
@@ -244,33 +198,20 @@ def _are_shared(paths: Sequence[str]) -> bool:
   if not all(path.endswith(_LINES) and os.path.isfile(path) for path in paths):
     return False
   sizes = [os.path.getsize(path) for path in paths]
-  return max(sizes, default=0) < _HALVED <= sum(sizes) and _may_fork()
+  return max(sizes, default=0) < _HALVED <= sum(sizes) and second_process.may_be_made()
 
 
-def _may_fork() -> bool:
-  """Returns whether a second process can be made and pays: none must be beside JAX."""
-  return (
-    (os.cpu_count() or 1) > 1
-    and "fork" in multiprocessing.get_all_start_methods()
-    and "jax" not in sys.modules
-    and threading.current_thread() is threading.main_thread()
-    and not multiprocessing.current_process().daemon
-  )
-
-
-def _read_plain(path: str, span: files.Span) -> "_Columns | None":
+def _read_plain(part: tuple[str, files.Span]) -> "_Columns | None":
   """Returns columns of a part of a file; None where not all of it is plain."""
-  columns = _Columns(path)
-  try:
-    if not holds_own_lines(path):
-      return None
-    for _, lines in files.line_batches(path, span=span):
-      rows = plain.parse(lines)
-      if rows is None:
-        return None
-      columns.extend_plain(rows)
-  except UserError:  # whoever reads from the beginning knows the line
+  path, span = part
+  if not holds_own_lines(path):
     return None
+  columns = _Columns(path)
+  for _, lines in files.line_batches(path, span=span):
+    rows = plain.parse(lines)
+    if rows is None:
+      return None
+    columns.extend_plain(rows)
   return columns
 
 
