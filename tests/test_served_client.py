@@ -170,6 +170,27 @@ def test_hypotheses_of_a_beam_search_are_cut_and_told_apart():
     assert all(math.isfinite(score) and score < 0 for _, score in hypotheses)
 
 
+def test_hypotheses_that_go_on_behind_a_stop_are_compared_as_cut(capsys):
+  # As vLLM's search lists them: by log-probability / tokens of all that it found.
+  found = [
+    ([" ", "\n", "The", " end"], [-1.0, -1.8, -0.1, -0.1]),
+    ([" Germany", "\n", "Q"], [-1.2, -1.2, -1.0]),
+    (["\n", "\n", "\n"], [-1.5, -1.5, -1.5]),
+    ([" Germany"], [-9.0]),
+  ]
+  choices = [
+    {
+      "index": index,
+      "text": "".join(texts),
+      "logprobs": {"tokens": texts, "token_logprobs": log_ps},
+    }
+    for index, (texts, log_ps) in enumerate(found)
+  ]
+  listed = asking._listed({"choices": choices}, ("\n",), 4, "http://a")
+  assert listed == [("Germany", pytest.approx(-2.4)), ("", pytest.approx(-2.8))]
+  assert "does not end at stop strings" in capsys.readouterr().err
+
+
 def test_nothing_asked_is_nothing_answered():
   with serving() as server:
     model = opened(server)

@@ -199,14 +199,18 @@ def score(
   """
   if not tokens.texts:
     return -math.inf
-  total = 0.0
+  counted = tokens.log_ps[: length(tokens, stops)]
+  return sum(log_probability(log_p, url) for log_p in counted)
+
+
+def length(tokens: Tokens, stops: Sequence[str]) -> int:
+  """Returns how many tokens there are up to the one with which the first stop string is whole."""
   text = ""
-  for token, log_p in zip(tokens.texts, tokens.log_ps):
-    total += log_probability(log_p, url)
+  for count, token in enumerate(tokens.texts, 1):
     text += token
     if any(stop in text for stop in stops):
-      break
-  return total
+      return count
+  return len(tokens.texts)
 
 
 def log_probability(value: object, url: str) -> float:

@@ -382,9 +382,13 @@ def _listed(
   beams: int,
   url: str,
 ) -> list[tuple[str, float]]:
-  """Returns the distinct texts of a beam search with their log-probabilities, the best first."""
+  """Returns the distinct texts of a beam search with their log-probabilities, the best first.
+
+  The search knows no stop strings. Its hypotheses are cut there, and compared as such by
+  log-probability / tokens.
+  """
   choices = answers.choices(answer, url, beams)
-  listed: dict[str, float] = {}
+  listed: list[tuple[float, str, float]] = []
   spelled = set()
   for choice in choices:
     tokens = answers.tokens_of(choice, url)
@@ -392,10 +396,25 @@ def _listed(
       raise UserError(f"{url}: expected log-probabilities of the tokens (logprobs), got none")
     spelled.add(tuple(tokens.texts))
     text = decoder_text.cut(answers.text_of(choice, url, chat=False), stops)
-    listed.setdefault(text, answers.score(tokens, stops, url))
+    length = answers.length(tokens, stops)
+    score = answers.score(tokens, stops, url)
+    listed.append((score / max(length, 1), text, score))
+    if length < len(tokens.texts):
+      console.say_once(
+        f"{url}: the server's beam search does not end at stop strings: what it found goes on "
+        "behind them, and is cut there, so that better answers may be missing; --method=greedy "
+        "ends there"
+      )
   if beams > 1 and len(spelled) == 1:
-    raise UserError(f"{url}: expected {beams} hypotheses of a beam search, got one {beams} times")
-  return list(listed.items())
+    raise UserError(
+      f"{url}: expected {beams} hypotheses of a beam search, got one {beams} times; "
+      "--method=greedy works"
+    )
+  listed.sort(key=lambda found: -found[0])
+  scores: dict[str, float] = {}
+  for _, text, score in listed:
+    scores.setdefault(text, score)
+  return list(scores.items())
 
 
 def _score_given(
