@@ -4,6 +4,8 @@ input.
 
 import dataclasses
 import functools
+import gc
+import time
 
 import hf_t5
 import jax
@@ -102,6 +104,22 @@ def test_batch_size_and_mesh_change_nothing():
   for texts, scores in (apart, shared):
     assert texts == together[0]
     np.testing.assert_allclose(scores, together[1], rtol=1e-4)
+
+
+def test_copies_of_the_weights_are_let_go_of_at_once():
+  model = loaded(make_params(0))
+  decoding.generate(model, PROMPTS, OPTIONS)
+  gc.collect()
+  gc.disable()  # what lies in a circle would stay
+  try:
+    before = len(jax.live_arrays())
+    decoding.generate(model, PROMPTS, OPTIONS)
+    by_then = time.monotonic() + 60
+    while len(jax.live_arrays()) > before and time.monotonic() < by_then:
+      time.sleep(0.05)  # a thread may still compile ahead
+    assert len(jax.live_arrays()) <= before
+  finally:
+    gc.enable()
 
 
 def test_going_on_with_fewer_rows_changes_nothing(monkeypatch):

@@ -36,8 +36,14 @@ class Ahead:
     return self
 
   def __exit__(self, *error: object) -> None:
-    """Forgets what has not begun to be compiled."""
+    """Forgets what has not begun to be compiled.
+
+    All work is forgotten: it leads to whoever named it, and from there back to this object. In such
+    a circle the copies of a model's weights would stay until Python looks for circles.
+    """
     self._pool.shutdown(wait=False, cancel_futures=True)
+    with self._lock:
+      self._work.clear()
 
   def compile(self, key: Hashable, work: Callable[[], object]) -> None:
     """Has a program compiled by `work`, unless one of this key was named before."""
