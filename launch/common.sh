@@ -47,12 +47,14 @@ distributed_verb() {
 # Whether the processes of verb $1 work as one and must find one another; those of answer and extract each take what no other is at.
 works_as_one() { [ "$1" != answer ] && [ "$1" != extract ]; }
 
-# The value of --workdir among the arguments.
-workdir_of() {
+# The value of the flag --$1 among the other arguments.
+value_of() {
+  local name="$1"
+  shift
   while [ $# -gt 0 ]; do
     case "$1" in
-      --workdir=* | -workdir=*) echo "${1#*=}" ;;
-      --workdir | -workdir) echo "${2:-}" ;;
+      "--$name="* | "-$name="*) echo "${1#*=}" ;;
+      "--$name" | "-$name") echo "${2:-}" ;;
     esac
     shift
   done

@@ -137,7 +137,7 @@ verb="${2:-}"
 distributed_verb local_processes.sh "$verb"
 arguments=("${@:3}")
 
-workdir="$(workdir_of "${@:3}")"
+workdir="$(value_of workdir "${@:3}")"
 # Beside the workdir: an experiment takes only an empty one, or its own.
 logs="${logs:-${workdir:+${workdir%/}.logs}}"
 logs="${logs:-runs/logs}"

@@ -22,7 +22,8 @@
 # Several workers (a v4-32 has four) need a --workdir that all of them see: Filestore (NFS) as above, or a bucket mounted with
 # gcsfuse; a single one's own disk will do. A preempted TPU VM is gone with its disk: tpu delete, then the same commands again, and
 # the run goes on where its workdir stands. After `stop`, or an error put right, `start` with the same arguments goes on.
-# answer and extract run on TPU VMs of one worker (v4-8, v5litepod-8, v6e-8); several that see one folder share the parts.
+# answer and extract share the parts of one --output: each worker by itself, with its own chips, and any number of TPU VMs that
+# see one folder.
 # The runtimes' Python is often older than 3.11: install then brings Python 3.12 by uv. For several workers gcloud wants the key
 # in an agent: ssh-add ~/.ssh/google_compute_engine.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -61,17 +62,13 @@ copy() {
   on_worker all "mkdir -p factshock && tar -xzf $(basename "$ARCHIVE") -C factshock"
 }
 
-# TPU VMs of one worker have 8 cores or chips at most, the number in their type: v4-8, v5litepod-8, v6e-8.
-workers_are_several() { [[ "$type" =~ -([0-9]+)$ ]] && [ "${BASH_REMATCH[1]}" -gt 8 ]; }
-
 start() {
+  local folder=workdir
   distributed_verb tpu_vm.sh "${1:-}"
-  if ! works_as_one "$1" && workers_are_several; then
-    fail "$1 runs on a TPU VM of one worker (v4-8, v5litepod-8, v6e-8), not on $type, whose workers wait for one another; several of one worker share the work where they see one folder"
-  fi
-  case "$(workdir_of "$@")" in
+  works_as_one "$1" || folder=output
+  case "$(value_of "$folder" "$@")" in
     "" | /*) ;;
-    *) echo "note: with several workers, --workdir has to be a folder that all of them see" >&2 ;;
+    *) echo "note: with several workers, --$folder has to be where all of them see it" >&2 ;;
   esac
   worker_script all start "$@"
 }

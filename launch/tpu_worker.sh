@@ -36,13 +36,16 @@ start() {
   echo "$(hostname): started"
 }
 
+# What tells libtpu that a worker is a slice of its own: without it, each waits for all others of its slice.
+ALONE=(TPU_PROCESS_BOUNDS=1,1,1 TPU_HOST_BOUNDS=1,1,1 CLOUD_TPU_TASK_ID=0 TPU_WORKER_ID=0 TPU_WORKER_HOSTNAMES=localhost)
+
 # With platforms named, JAX raises where there is no TPU. The process id is for `stop`, the exit code for whoever reads the log.
 run_verb() {
   local python="${FACTSHOCK_PYTHON:-.venv/bin/python}" verb="$1" code=0
-  local arguments=("${@:2}")
-  ! works_as_one "$verb" || arguments+=(--distributed)
+  local arguments=("${@:2}") settings=("JAX_PLATFORMS=${JAX_PLATFORMS:-tpu,cpu}")
+  if works_as_one "$verb"; then arguments+=(--distributed); else settings+=("${ALONE[@]}"); fi
   echo "$(date -u +%FT%TZ) $(hostname): $(quoted python -m "factshock.$verb" "${arguments[@]}")"
-  env "JAX_PLATFORMS=${JAX_PLATFORMS:-tpu,cpu}" "$python" -m "factshock.$verb" "${arguments[@]}" </dev/null &
+  env "${settings[@]}" "$python" -m "factshock.$verb" "${arguments[@]}" </dev/null &
   echo $! >"$PID"
   wait $! || code=$?
   rm -f "$PID"

@@ -34,7 +34,8 @@ folder = os.environ["RECORDS"]
 def record():
   with open(os.path.join(folder, f".{number}"), "w") as file:
     found = {"argv": argv, "cores": cores, "signals": seen}
-    json.dump({**found, "JAX_PLATFORMS": os.environ["JAX_PLATFORMS"]}, file)
+    tpu = {name: value for name, value in os.environ.items() if "TPU_" in name}
+    json.dump({**found, "JAX_PLATFORMS": os.environ["JAX_PLATFORMS"], "tpu": tpu}, file)
   os.replace(os.path.join(folder, f".{number}"), os.path.join(folder, number))
 record()
 print("process", number, "speaks", flush=True)
@@ -169,7 +170,6 @@ def test_the_extra_for_gpus_goes_by_the_driver(driver, extra, tmp_path):
     ("tpu_vm.sh", ["--size=4", "create"], "unknown option --size=4"),
     ("tpu_vm.sh", ["start"], "which verb?"),
     ("tpu_vm.sh", ["start", "mix"], "the verb is answer, extract, train or experiment, not mix"),
-    ("tpu_vm.sh", ["--type=v6e-16", "start", "answer"], "of one worker (v4-8, v5litepod-8, v6e-8)"),
     ("tpu_vm.sh", ["start", "--config=a"], "not --config=a"),
     ("tpu_vm.sh", ["collect"], "which WORKDIR?"),
     ("tpu_vm.sh", ["ssh"], "which COMMAND"),
@@ -531,7 +531,7 @@ def test_tpu_arguments_survive_two_shells():
 
 @pytest.mark.parametrize("verb", ["answer", "extract"])
 def test_tpu_workers_do_not_wait_for_others_to_answer(stand_in, tmp_path, verb):
-  for kind in ("v4-8", "v5litepod-8", "v6e-4"):
+  for kind in ("v4-8", "v5litepod-8", "v6e-16"):
     [command] = _dry("tpu_vm.sh", f"--type={kind}", "start", verb, "--model=m")
     assert f"--command=cd factshock && bash launch/tpu_worker.sh start {verb} --model=m" in command
   shutil.copytree(ROOT / "launch", tmp_path / "launch")
@@ -539,13 +539,21 @@ def test_tpu_workers_do_not_wait_for_others_to_answer(stand_in, tmp_path, verb):
   subprocess.run(worker, cwd=tmp_path, env=stand_in, check=True, timeout=60)
   [record] = _records(tmp_path, 1)
   assert record["argv"] == ["-m", f"factshock.{verb}", "--model=m"]
+  assert record["tpu"]["TPU_PROCESS_BOUNDS"] == "1,1,1"  # a slice of one process
+  (tmp_path / "records" / "0").unlink()
+  worker[3] = "train"
+  subprocess.run(worker, cwd=tmp_path, env=stand_in, check=True, timeout=60)
+  [record] = _records(tmp_path, 1)
+  assert record["argv"][-1] == "--distributed" and "TPU_PROCESS_BOUNDS" not in record["tpu"]
 
 
 def test_tpu_workdir_of_several_workers_is_remarked_on():
   assert (
-    "all of them see" in _run("tpu_vm.sh", "--dry_run", "start", "train", "--workdir=runs/x")[1]
+    "all of them see it" in _run("tpu_vm.sh", "--dry_run", "start", "train", "--workdir=runs/x")[1]
   )
   assert not _run("tpu_vm.sh", "--dry_run", "start", "train", "--workdir=/mnt/x")[1]
+  said = _run("tpu_vm.sh", "--dry_run", "start", "answer", "--output=a.jsonl")[1]
+  assert "--output has to be where all of them see it" in said
 
 
 def test_tpu_says_that_gcloud_is_missing(tmp_path):
