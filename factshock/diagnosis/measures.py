@@ -60,11 +60,13 @@ class _Measured(NamedTuple):
 
   Attributes:
     scores: as from `accuracy.scores` [N, 3].
+    right: which answers are right by the criterion [N].
     links: each query's predicted entity.
     samples: of the measures over entities; none where those are not known.
   """
 
   scores: np.ndarray
+  right: np.ndarray
   links: Links
   samples: Samples
 
@@ -106,7 +108,7 @@ def measure(
   for label, of_arm in zip(arms, _map(measure_arm, list(arms), queries.draw)):
     samples[label] = of_arm.samples
     links[label] = of_arm.links
-    right[label] = _is_right(of_arm.scores, options.criterion)
+    right[label] = of_arm.right
     arm_in_order = reading.take(arms[label], rows[label])
     of_entities = trained[label].entities if label in trained else None
     plans += [(label, plan) for plan in _plans(arm_in_order, of_arm, queries, of_entities, options)]
@@ -171,16 +173,12 @@ def _measure_arm(
     criterion: by which an answer is right.
   """
   scores_Nx3 = accuracy.scores(arm)
-  links = _predicted_entities(arm, queries, _is_right(scores_Nx3, criterion))
+  right_N = scores_Nx3[:, accuracy.CRITERIA.index(criterion)] > 0
+  links = _predicted_entities(arm, queries, right_N)
   samples: Samples = {}
   if trained is not None:
     samples = _entity_samples(queries, links.entity, trained)
-  return _Measured(scores_Nx3, links, samples)
-
-
-def _is_right(scores_Nx3: np.ndarray, criterion: str) -> np.ndarray:
-  """Returns which answers are right by a criterion [N]."""
-  return scores_Nx3[:, accuracy.CRITERIA.index(criterion)] > 0
+  return _Measured(scores_Nx3, right_N, links, samples)
 
 
 def _plans(
@@ -191,10 +189,9 @@ def _plans(
   options: Options,
 ) -> Iterator[Plan]:
   """Yields plans of all that is left to resample of an arm, its predictions in order."""
-  right_N = _is_right(measured.scores, options.criterion)
-  yield from _accuracy_plans(arm, measured.scores, right_N, queries, options)
+  yield from _accuracy_plans(arm, measured.scores, measured.right, queries, options)
   if entities is not None:
-    code_N = shock.cells(entities, queries.gold, measured.links.entity, right_N)
+    code_N = shock.cells(entities, queries.gold, measured.links.entity, measured.right)
     yield Plan(code_N, shock.CELLS, shock.group_measures)
 
 

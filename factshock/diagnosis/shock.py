@@ -10,7 +10,7 @@ functions of counts, so that the same code gives a measure and its bootstrap res
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -23,8 +23,8 @@ RARE_SEEN, RARE_UNSEEN, COMMON_SEEN, COMMON_UNSEEN = range(4)
 OTHER = 4  # predictions that are no known answer of their relation
 CELLS = 4 * 5 * 2 * 2  # gold group x predicted group x right x rarer than gold
 ENTITY_MEASURES = ("slope", "spearman", "total_variation", "mismatch")
-BLOCK_ENTRIES = 1 << 17  # what is ranked at a time stays in the processor's cache
-PAIRS = 1 << 22  # pairs of whole numbers up to so many have a place each in a table
+BLOCK_ENTRIES = 1 << 15  # what is sorted at a time stays in the processor's cache
+FLOAT32_TERMS = 1 << 11  # quotients of whole numbers up to it that differ do so in float32
 
 Measures: TypeAlias = dict[str, np.ndarray]  # name -> [R]
 
@@ -341,16 +341,16 @@ def entity_measures(
   """
   queries_R = gold_RxE.sum(1)
   among = entities.among
-  smoothed = quotients(predicted_RxE[:, among] + 1, gold_RxE[:, among] + 1)
+  predicted_RxA = predicted_RxE[:, among] + 1
+  gold_RxA = gold_RxE[:, among] + 1
   slope_R = np.full(len(queries_R), np.nan)
   if entities.pressure_rank.any():
-    log_ratio_RxA = np.log(smoothed.values)[smoothed.code]
-    slope_R = slopes(log_ratio_RxA, entities.pressure[among])
+    slope_R = slopes(np.log(predicted_RxA / gold_RxA), entities.pressure[among])
   return {
     "total_variation": 0.5 * np.abs(predicted_RxE - gold_RxE).sum(1) / queries_R,
     "mismatch": mismatch(gold_RxE, entities) if mismatch_R is None else mismatch_R,
     "slope": slope_R,
-    "spearman": spearman(smoothed, entities.pressure_rank),
+    "spearman": spearman(predicted_RxA, gold_RxA, entities.pressure_rank),
   }
 
 
@@ -373,67 +373,42 @@ def slopes(y_RxE: np.ndarray, x_E: np.ndarray) -> np.ndarray:
   return y_RxE @ centred_E / float(centred_E @ centred_E)
 
 
-class Quotients(NamedTuple):
-  """Quotients of whole numbers, of which few differ.
-
-  Attributes:
-    values: those that differ [K], rising.
-    code: of each its place among them [R, E].
-  """
-
-  values: np.ndarray
-  code: np.ndarray
-
-
-def quotients(above_RxE: np.ndarray, below_RxE: np.ndarray) -> Quotients:
-  """Returns the quotients of whole numbers from 1 on, below 2**26; equal ones are one.
-
-  Two quotients a / b and c / d that differ do so by 1 / (b d) at least, far more than a float64 of
-  such numbers is rounded.
-  """
-  width = int(below_RxE.max(initial=1)) + 1
-  size = (int(above_RxE.max(initial=1)) + 1) * width
-  if size > PAIRS:
-    exact_RxE = np.divide(above_RxE, below_RxE, dtype=np.float64)
-    values_K, code = np.unique(exact_RxE, return_inverse=True)
-    return Quotients(values_K, code.reshape(above_RxE.shape))
-  pair_RxE = (above_RxE * width + below_RxE).astype(np.int32)
-  met_P = np.flatnonzero(np.bincount(pair_RxE.ravel(order="K"), minlength=size))
-  values_K, code_P = np.unique((met_P // width) / (met_P % width), return_inverse=True)
-  code_of_pair = np.zeros(size, np.int32)
-  code_of_pair[met_P] = code_P
-  return Quotients(values_K, code_of_pair[pair_RxE])
-
-
-def spearman(y: Quotients, x_ranks_E: np.ndarray) -> np.ndarray:
-  """Returns Spearman's correlation of quotients with x, ties averaged: [R].
+def spearman(
+  above_RxE: np.ndarray,
+  below_RxE: np.ndarray,
+  x_ranks_E: np.ndarray,
+) -> np.ndarray:
+  """Returns Spearman's correlation of quotients of whole numbers with x, ties averaged: [R].
 
   NaN where one is constant.
 
   Args:
-    y: the quotients.
+    above_RxE: whole numbers from 1 on.
+    below_RxE: what they are divided by, whole numbers from 1 on.
     x_ranks_E: the ranks of x minus their mean.
   """
-  rows: int
-  size: int
-  rows, size = y.code.shape
-  distinct = len(y.values)
-  if not size:
-    return np.full(rows, np.nan)
-  x_spread = x_ranks_E @ x_ranks_E
-  step = max(1, BLOCK_ENTRIES // max(size, distinct))
+  rows, size = above_RxE.shape
+  step = max(1, BLOCK_ENTRIES // max(1, size))
   blocks: list[np.ndarray] = []
   for start in range(0, rows, step):
-    code_BxE = y.code[start : start + step]
-    block = len(code_BxE)
-    code_BxE = code_BxE + np.arange(block)[:, None] * distinct
-    counts = np.bincount(code_BxE.ravel(order="K"), minlength=block * distinct)
-    counts_BxK = counts.reshape(block, distinct)
-    ranks_BxK = counts_BxK.cumsum(1) - counts_BxK + (counts_BxK - 1) / 2 - (size - 1) / 2
-    y_spread_B = (ranks_BxK * ranks_BxK * counts_BxK).sum(1)
-    products_B = ranks_BxK.ravel()[code_BxE] @ x_ranks_E
-    blocks.append(divide(products_B, np.sqrt(y_spread_B * x_spread)))
+    block = slice(start, start + step)
+    keys_RxE = _quotient_keys(above_RxE[block], below_RxE[block])
+    blocks.append(_spearman_block(keys_RxE, x_ranks_E))
   return np.concatenate(blocks)
+
+
+def _quotient_keys(above_RxE: np.ndarray, below_RxE: np.ndarray) -> np.ndarray:
+  """Returns int64 below 2**31 that are equal and sort as the exact quotients do.
+
+  Two quotients a / b and c / d that differ do so by 1 / (b d) at least, far more than a float64 of
+  counts below 2**26 is rounded; small ones stay apart in a float32, whose bits sort like it.
+  """
+  largest = max(above_RxE.max(initial=1), below_RxE.max(initial=1))
+  if largest <= FLOAT32_TERMS:
+    return (above_RxE / below_RxE).astype(np.float32).view(np.int32).astype(np.int64)
+  quotient_RxE = np.divide(above_RxE, below_RxE, dtype=np.float64)
+  _, key = np.unique(quotient_RxE, return_inverse=True)
+  return key.reshape(quotient_RxE.shape).astype(np.int64)
 
 
 def _centred_ranks(x_E: np.ndarray) -> np.ndarray:
@@ -444,6 +419,35 @@ def _centred_ranks(x_E: np.ndarray) -> np.ndarray:
   mean_ranks = np.cumsum(sizes) - sizes + (sizes - 1) / 2
   ranks_E[order_E] = mean_ranks[run_E]
   return ranks_E - (len(x_E) - 1) / 2
+
+
+def _spearman_block(keys_RxE: np.ndarray, x_ranks_E: np.ndarray) -> np.ndarray:
+  """Returns the correlation of a few rows; sorts value and column in one 64-bit key.
+
+  Args:
+    keys_RxE: int64 from 0 to 2**31, which sort as the values.
+    x_ranks_E: the ranks of x minus their mean.
+  """
+  rows: int
+  size: int
+  rows, size = keys_RxE.shape
+  if not size:
+    return np.full(rows, np.nan)
+  key_RxE = (keys_RxE << 32) | np.arange(size)[None]
+  key_RxE.sort(axis=1)
+  values = (key_RxE >> 32).ravel()
+  is_new = np.ones(values.size, bool)
+  is_new[1:] = values[1:] != values[:-1]
+  is_new[::size] = True
+  starts = np.flatnonzero(is_new)
+  sizes = np.diff(np.append(starts, values.size))
+  ranks = starts % size + (sizes - 1) / 2 - (size - 1) / 2
+  sums = np.add.reduceat(x_ranks_E[key_RxE & 0xFFFFFFFF].ravel(), starts)
+  row = starts // size
+  y_spread_R = np.bincount(row, ranks * ranks * sizes, rows)
+  spread_R = y_spread_R * (x_ranks_E @ x_ranks_E)
+  product_R = np.bincount(row, ranks * sums, rows)
+  return divide(product_R, np.sqrt(spread_R))
 
 
 def divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
