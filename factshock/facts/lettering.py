@@ -120,4 +120,6 @@ def unspaced_marks() -> np.ndarray:
 
 def _all_codes() -> str:
   """Returns all code points in order, those that are halves of characters as letters."""
-  return "".join("x" if 0xD800 <= code <= 0xDFFF else chr(code) for code in range(_CODES))
+  codes = np.arange(_CODES, dtype="<u4")
+  codes[0xD800:0xE000] = ord("x")
+  return codes.tobytes().decode("utf-32-le")
