@@ -17,7 +17,7 @@ from factshock.checkpoints import manifest, store
 from factshock.devices import host, partitioning
 from factshock.runtime import interruption
 from factshock.runtime.errors import UserError
-from factshock.training import drivers, loop, progress, saving
+from factshock.training import drivers, flops, loop, progress, saving
 from factshock.training.metrics import Metrics, read_metrics
 
 OPTIMIZER = optax.adamw(1e-2)
@@ -210,7 +210,21 @@ def test_the_step_is_compiled_once_for_all_calls():
 
   for _ in range(3):
     train(init_state(), counted, Batches(), steps=3, key=KEY)
-  assert len(traces) == 2  # to be compiled, and to count its products
+  assert len(traces) == 1
+
+
+def test_products_are_counted_where_a_peak_is_known(tmp_path, monkeypatch):
+  def rates_of(label):
+    with Metrics(tmp_path / label) as metrics:
+      train(
+        init_state(), step_fn, Batches(), steps=3, key=KEY, label=label, log_every=3, metrics=metrics
+      )
+    (entry,) = read_metrics(tmp_path / label / "metrics.jsonl")
+    return {name for name in ("model_flops_per_second", "mfu") if entry.get(name, 0) > 0}
+
+  assert rates_of("cpu") == set()
+  monkeypatch.setattr(flops, "peak_flops", lambda device: 1e12)
+  assert rates_of("other") == {"model_flops_per_second", "mfu"}
 
 
 def test_what_was_let_go_of_is_compiled_again_and_gives_the_same_bits():

@@ -31,6 +31,8 @@ class Work:
 
   Attributes:
     peak: FLOP/s that the devices have at most, or None where it is not known.
+    is_counted: whether they are: not on a CPU, as tracing the step once more takes seconds there
+      that nothing is learnt from.
   """
 
   def __init__(
@@ -57,6 +59,7 @@ class Work:
     self._parts = shards // own_shards
     peak = flops.peak_flops(devices[0])
     self.peak = peak and peak * len(devices)
+    self.is_counted = self.peak is not None or devices[0].platform != "cpu"
 
   def flops(self, batch: Batch) -> float:
     """Returns the FLOPs of a step on the whole batch of which this process has some rows.
@@ -158,7 +161,8 @@ class Reporter:
         f"clip the gradient or look at the data of that step{self._keep_batch(step, batch)}"
       )
     self._read_tokens += values.get("read_tokens", values["tokens"])
-    self._flops += self._work.flops(batch)
+    if self._work.is_counted:
+      self._flops += self._work.flops(batch)
     rates = self._rates()
     self._progress.update(step, _describe(values, rates))
     is_logged = step % self._log_every == 0 or step == self._steps
@@ -169,14 +173,13 @@ class Reporter:
   def _rates(self) -> dict[str, float]:
     """Returns what was done a second since the last entry.
 
-    Tokens that are no padding and model FLOPs; of the latter also the share of the devices' peak
-    (model FLOP utilisation, MFU) where that is known.
+    Tokens that are no padding, and model FLOPs where they are counted; of the latter also the share
+    of the devices' peak (model FLOP utilisation, MFU) where that is known.
     """
     seconds = max(time.perf_counter() - self._began, 1e-9)
-    rates = {
-      "tokens_per_second": self._read_tokens / seconds,
-      "model_flops_per_second": self._flops / seconds,
-    }
+    rates = {"tokens_per_second": self._read_tokens / seconds}
+    if self._work.is_counted:
+      rates["model_flops_per_second"] = self._flops / seconds
     if self._work.peak:
       rates["mfu"] = self._flops / seconds / self._work.peak
     return rates
