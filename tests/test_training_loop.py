@@ -217,7 +217,14 @@ def test_products_are_counted_where_a_peak_is_known(tmp_path, monkeypatch):
   def rates_of(label):
     with Metrics(tmp_path / label) as metrics:
       train(
-        init_state(), step_fn, Batches(), steps=3, key=KEY, label=label, log_every=3, metrics=metrics
+        init_state(),
+        step_fn,
+        Batches(),
+        steps=3,
+        key=KEY,
+        label=label,
+        log_every=3,
+        metrics=metrics,
       )
     (entry,) = read_metrics(tmp_path / label / "metrics.jsonl")
     return {name for name in ("model_flops_per_second", "mfu") if entry.get(name, 0) > 0}

@@ -14,7 +14,8 @@ COMPILED = ROOT / ".pytest_cache" / "jax"
 
 def xla_flags() -> str:
   """Returns the flags by which XLA compiles quickly for tests, and those of the environment."""
-  flags = ["--xla_backend_optimization_level=0"]
+  # One piece of code a program: in 32, as is usual, each takes LLVM's time anew.
+  flags = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
   jaxlib = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
   if jaxlib < (0, 11):  # a choice that later versions do not know: it halves the compilation
     flags.append("--xla_cpu_use_fusion_emitters=false")
