@@ -251,6 +251,7 @@ def test_logits_of_the_predicted_tokens_alone_give_the_same_loss_and_gradient():
   weights[1, 0] = 1.0  # nothing predicts the first token
   whole = {"tokens": tokens, "weights": weights}
 
+  @jax.jit
   def run(batch):
     loss = jax.value_and_grad(train_step.loss_fn, has_aux=True)
     return loss(params, config, batch)
