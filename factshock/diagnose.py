@@ -31,6 +31,7 @@ Prints how often the promise held, what it yielded, and what the best threshold 
 --output, where given, gets promise.json.
 """
 
+import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,9 @@ _USUAL_FLAGS = (
 def define_flags() -> None:
   """Defines the flags; called only where the verb runs as a program."""
   flags.DEFINE_list(
-    "predictions", None, "Predictions files, separated by commas; NAME=FILE names the arm of one."
+    "predictions",
+    None,
+    "Predictions files or patterns (runs/*.jsonl), with commas between; NAME=FILE names an arm.",
   )
   columns.define_flag()
   flags.DEFINE_string(
@@ -227,7 +230,7 @@ def _diagnose() -> None:
 
   values = flags.FLAGS
   diagnosis = of_files.diagnose(
-    map(_arm_and_path, values.predictions),
+    _arms_and_paths(values.predictions),
     of_files.FileOptions(
       finetuning=values.finetuning_facts,
       counts=values.entity_counts,
@@ -256,6 +259,20 @@ def _width() -> int | None:
   return None if flags.FLAGS.wide else table.WIDTH
 
 
+def _arms_and_paths(values: Iterable[str]) -> list[tuple[str | None, str]]:
+  """Returns the name, or None, and the path of each file that paths and patterns name."""
+  named = []
+  for value in values:
+    name, pattern = _arm_and_path(value)
+    named += [(name, path) for path in _matching(pattern)]
+  return named
+
+
+def _matching(pattern: str) -> list[str]:
+  """Returns the files that a pattern names; itself, for an error that names it, where none is."""
+  return files.matching(pattern) or [pattern]
+
+
 def _arm_and_path(value: str) -> tuple[str | None, str]:
   """Returns name and path of NAME=PATH; no name of a path alone."""
   name, equals, path = value.partition("=")
@@ -278,7 +295,7 @@ def _diagnose_lm_kbc() -> None:
   year = values.lm_kbc
   diagnosis = lm_kbc.diagnose(
     year,
-    lm_kbc_files.read_all(values.predictions, year),
+    lm_kbc_files.read_all(itertools.chain(*map(_matching, values.predictions)), year),
     lm_kbc_files.read(values.gold, year, gold=True),
     lm_kbc_files.read(train, year, gold=True) if train else None,
     no_train=no_train,
@@ -316,10 +333,10 @@ def _trials_by_arm() -> "dict[str, dict[int, list[Trial]]]":
   values = flags.FLAGS
   counts = _entity_counts(values.entity_counts)
   arms: dict[str, dict[int, list[Trial]]] = {}
-  progress = Progress("trials", len(values.predictions))
+  named = _arms_and_paths(values.predictions)
+  progress = Progress("trials", len(named))
   names = columns.given()
-  for done, value in enumerate(values.predictions, 1):
-    arm, path = _arm_and_path(value)
+  for done, (arm, path) in enumerate(named, 1):
     first_row = next((row for _, row in rows.read_rows(path, columns=names)), {})
     label = arm or reading.label_of(first_row, os.path.basename(path).split(".")[0], path, 1)
     seed = reading.seed_of(first_row.get("seed"), path, 1)

@@ -325,6 +325,18 @@ def write(path, rows):
   return path
 
 
+def test_a_pattern_names_all_files_that_it_fits(tmp_path):
+  for seed in (1, 0):
+    rows = [{**row, "arm": "tuned", "seed": seed} for row in rows_of(hand.ANSWERS)]
+    write(tmp_path / f"tuned_{seed}.jsonl", rows)
+  done = run_verb(f"--predictions={tmp_path}/tuned_*.jsonl", f"--output={tmp_path / 'out'}")
+  assert done.returncode == 0, done.stderr
+  found = json.loads((tmp_path / "out" / "diagnosis.json").read_text())
+  assert list(found["arms"]) == ["tuned"] and found["seeds"] == [0, 1]
+  none = run_verb(f"--predictions={tmp_path}/other_*.jsonl", f"--output={tmp_path / 'other'}")
+  assert none.returncode == 2 and "other_*.jsonl: cannot be read: No such file" in none.stderr
+
+
 def test_the_verb_writes_a_diagnosis(tmp_path):
   zero = write(tmp_path / "zero.jsonl", rows_of(["Moscow"] * 10))
   tuned = write(tmp_path / "tuned.jsonl", rows_of(hand.ANSWERS))
