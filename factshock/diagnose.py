@@ -77,9 +77,7 @@ _USUAL_FLAGS = (
 def define_flags() -> None:
   """Defines the flags; called only where the verb runs as a program."""
   flags.DEFINE_list(
-    "predictions",
-    None,
-    "Predictions files or patterns (runs/*.jsonl), with commas between; NAME=FILE names an arm.",
+    "predictions", None, "Predictions files or patterns, commas between; NAME=FILE names the arm."
   )
   columns.define_flag()
   flags.DEFINE_string(
