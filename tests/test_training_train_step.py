@@ -262,3 +262,23 @@ def test_logits_of_the_predicted_tokens_alone_give_the_same_loss_and_gradient():
   assert few_sums == sums
   for few, all_of_them in zip(jax.tree.leaves(few_gradients), jax.tree.leaves(gradients)):
     np.testing.assert_allclose(few, all_of_them, rtol=1e-4, atol=1e-6)
+
+
+def test_the_gradient_of_a_tied_embedding_stands_in_memory_once():
+  sizes = dict(d_model=32, d_ff=48, num_heads=2, num_kv_heads=1, d_kv=16, layers=1)
+  config = decoder.LlamaConfig(vocab_size=50_000, tie_head=True, **sizes)
+  shapes = jax.eval_shape(lambda: families.of(config).init(config, jax.random.key(0)))
+  section = {"optimizer": "adamw", "learning_rate": 1e-2, "clip": 1.0}
+  optimizer = optimizers.make_optimizer(optimizers.OptimizerConfig.of(section))
+  state = jax.eval_shape(lambda params: train_step.init_state(params, optimizer), shapes)
+  batch = {
+    "tokens": np.ones((2, 8), np.int32),
+    "weights": np.ones((2, 8), np.float32),
+    "predicted": np.full((2, 1), 7, np.int32),
+  }
+  step = train_step.make_train_step(
+    functools.partial(train_step.loss_fn, model_config=config), optimizer
+  )
+  compiled = jax.jit(step, donate_argnums=0).lower(state, batch, jax.random.key(0)).compile()
+  scratch = compiled.memory_analysis().temp_size_in_bytes
+  assert scratch < 1.5 * 4 * 50_000 * 32

@@ -22,7 +22,7 @@ Scalars: TypeAlias = dict[str, jax.Array]
 # Function of (params, batch=, key=, and frozen= of adapters): the loss's sum, and sums for metrics.
 LossFn: TypeAlias = Callable[..., tuple[jax.Array, Scalars]]
 
-# A batch's loss sum, its other sums, and the gradient of the loss sum.
+# A batch's loss sum, its other sums, and the gradient of the loss's mean over the step's tokens.
 _Total: TypeAlias = tuple[jax.Array, Scalars, Params]
 
 
@@ -248,7 +248,7 @@ def make_train_step(
   ) -> tuple[TrainState, Scalars]:
     step_key = _step_key(key, state["step"], axis)
     loss_of = loss_fn if frozen is None else functools.partial(loss_fn, frozen=frozen)
-    total = _gradients(loss_of, state["params"], batch, step_key, accumulate)
+    total = _gradients(loss_of, state["params"], batch, step_key, accumulate, axis)
     loss, sums, gradients = _with_token_counts(total, batch, axis)
     return _updated(state, optimizer, loss, sums, gradients)
 
@@ -290,17 +290,7 @@ def _updated(
 ) -> tuple[TrainState, Scalars]:
   """Returns the state after a step with the sums of its batch, and the step's metrics."""
   params = state["params"]
-  # A batch of padding alone has a loss of 0, not of 0/0.
-  tokens = jnp.maximum(sums["tokens"], 1e-9)
-
-  def mean(gradient: jax.Array) -> jax.Array:
-    return (gradient / tokens).astype(gradient.dtype)
-
-  gradients = jax.tree.map(mean, gradients)
-  if layers.on_cpu():
-    # Else XLA divides into a second copy of them, as the norm reads them too: half a gigabyte of
-    # SmolLM2's.
-    gradients = jax.lax.optimization_barrier(gradients)
+  tokens = _counted(sums)
   opt_state = state["opt_state"]
   updates, opt_state = optimizer.update(gradients, opt_state, params)
   metrics = {
@@ -318,6 +308,11 @@ def _updated(
     "step": state["step"] + 1,
   }
   return new_state, metrics
+
+
+def _counted(sums: Scalars) -> jax.Array:
+  """Returns the tokens to divide by: a batch of padding alone has a loss of 0, not of 0/0."""
+  return jnp.maximum(sums["tokens"], 1e-9)
 
 
 def _token_counts(batch: Batch) -> Scalars:
@@ -349,16 +344,40 @@ def _gradients(
   batch: Batch,
   key: jax.Array,
   accumulate: int,
+  axis: str | None,
 ) -> _Total:
-  """Returns (loss sum, other sums, gradient of the loss sum), summed over the microbatches."""
+  """Returns (loss sum, other sums, gradient of the mean loss), summed over the microbatches.
+
+  The mean is over the tokens of all members of the mapped axis.
+  """
+  if accumulate > 1:
+    return _accumulated(loss_fn, params, batch, key, accumulate, axis)
+
+  def of_params(params: Params) -> tuple[jax.Array, Scalars]:
+    return loss_fn(params, batch=batch, key=key)
+
+  loss, pull_back, sums = jax.vjp(of_params, params, has_aux=True)
+  # Divided where the reverse pass begins: later each gradient would be read and written once more,
+  # and XLA would hold a second copy of the embedding's.
+  (gradients,) = pull_back(1 / _counted_by_all(sums, axis))
+  return loss, sums, gradients
+
+
+def _accumulated(
+  loss_fn: LossFn,
+  params: Params,
+  batch: Batch,
+  key: jax.Array,
+  accumulate: int,
+  axis: str | None,
+) -> _Total:
+  """Returns what `_gradients` does, of one microbatch at a time."""
   value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
 
   def gradient(batch: Batch, key: jax.Array) -> _Total:
     (loss, sums), gradients = value_and_grad(params, batch=batch, key=key)
     return loss, sums, gradients
 
-  if accumulate == 1:
-    return gradient(batch, key)
   microbatches = {name: _split(name, array, accumulate) for name, array in batch.items()}
   keys = jax.random.split(key, accumulate)
   first = {name: array[0] for name, array in microbatches.items()}
@@ -370,8 +389,18 @@ def _gradients(
     return jax.tree.map(jnp.add, total, added), None
 
   batches_and_keys = (microbatches, keys)
-  total, _ = jax.lax.scan(add, zeros, batches_and_keys)
-  return total
+  (loss, sums, gradients), _ = jax.lax.scan(add, zeros, batches_and_keys)
+  tokens = _counted_by_all(sums, axis)
+  means = jax.tree.map(lambda gradient: gradient / tokens, gradients)
+  if layers.on_cpu():
+    # Else XLA divides into a second copy of them, as the norm reads them too.
+    means = jax.lax.optimization_barrier(means)
+  return loss, sums, means
+
+
+def _counted_by_all(sums: Scalars, axis: str | None) -> jax.Array:
+  """Returns the tokens to divide by of all members of the mapped axis, if there is one."""
+  return _counted({"tokens": jax.lax.psum(sums["tokens"], axis)} if axis else sums)
 
 
 def _split(
