@@ -31,7 +31,6 @@ Prints how often the promise held, what it yielded, and what the best threshold 
 --output, where given, gets promise.json.
 """
 
-import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -293,7 +292,9 @@ def _diagnose_lm_kbc() -> None:
   year = values.lm_kbc
   diagnosis = lm_kbc.diagnose(
     year,
-    lm_kbc_files.read_all(itertools.chain(*map(_matching, values.predictions)), year),
+    lm_kbc_files.read_all(
+      [path for value in values.predictions for path in _matching(value)], year
+    ),
     lm_kbc_files.read(values.gold, year, gold=True),
     lm_kbc_files.read(train, year, gold=True) if train else None,
     no_train=no_train,

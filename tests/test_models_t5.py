@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies
 
 from factshock.models import (
   attention,
@@ -169,10 +170,13 @@ def test_buckets_equal_those_of_transformers_at_every_offset(bidirectional, buck
   np.testing.assert_array_equal(ours, theirs.numpy())
 
 
-@pytest.mark.parametrize("queries, keys", [(1, 1), (1, 9), (9, 1), (4, 7), (7, 4), (6, 6)])
+@settings(deadline=None, max_examples=20)
+@given(strategies.integers(1, 9), strategies.integers(1, 9))
 def test_bias_matrix_lays_offsets_along_the_diagonals(queries, keys):
   offsets = attention.matrix_offsets(queries, keys)
-  matrix = attention.bias_matrix(jnp.asarray(offsets, jnp.float32)[:, None], queries, keys)
+  # Jitted, as each of its operations would be compiled for each shape.
+  bias_matrix = jax.jit(attention.bias_matrix, static_argnums=(1, 2))
+  matrix = bias_matrix(jnp.asarray(offsets, jnp.float32)[:, None], queries, keys)
   np.testing.assert_array_equal(matrix[0, 0], np.arange(keys)[None] - np.arange(queries)[:, None])
 
 

@@ -31,8 +31,8 @@ class Work:
 
   Attributes:
     peak: FLOP/s that the devices have at most, or None where it is not known.
-    is_counted: whether they are: not on a CPU, as tracing the step once more takes seconds there
-      that nothing is learnt from.
+    is_counted: whether they are: not on a CPU, where tracing the step once more would take
+      time and no peak is known to compare with.
   """
 
   def __init__(

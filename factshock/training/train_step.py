@@ -290,7 +290,7 @@ def _updated(
 ) -> tuple[TrainState, Scalars]:
   """Returns the state after a step with the sums of its batch, and the step's metrics."""
   params = state["params"]
-  tokens = _counted(sums)
+  tokens = _divisor(sums)
   opt_state = state["opt_state"]
   updates, opt_state = optimizer.update(gradients, opt_state, params)
   metrics = {
@@ -310,9 +310,13 @@ def _updated(
   return new_state, metrics
 
 
-def _counted(sums: Scalars) -> jax.Array:
-  """Returns the tokens to divide by: a batch of padding alone has a loss of 0, not of 0/0."""
-  return jnp.maximum(sums["tokens"], 1e-9)
+def _divisor(sums: Scalars, axis: str | None = None) -> jax.Array:
+  """Returns the tokens that means are over, of all members of the mapped axis if there is one.
+
+  A batch of padding alone has a loss of 0, not of 0/0.
+  """
+  tokens = jax.lax.psum(sums["tokens"], axis) if axis else sums["tokens"]
+  return jnp.maximum(tokens, 1e-9)
 
 
 def _token_counts(batch: Batch) -> Scalars:
@@ -350,47 +354,22 @@ def _gradients(
 
   The mean is over the tokens of all members of the mapped axis.
   """
-  if accumulate > 1:
-    return _accumulated(loss_fn, params, batch, key, accumulate, axis)
+  if accumulate == 1:
+    loss_of = functools.partial(loss_fn, batch=batch, key=key)
+    loss, pull_back, sums = jax.vjp(loss_of, params, has_aux=True)
+    # Divided where the reverse pass begins: later each gradient would be read and written once
+    # more, and XLA would hold a second copy of the embedding's.
+    (gradients,) = pull_back(1 / _divisor(sums, axis))
+    return loss, sums, gradients
 
-  def of_params(params: Params) -> tuple[jax.Array, Scalars]:
-    return loss_fn(params, batch=batch, key=key)
-
-  loss, pull_back, sums = jax.vjp(of_params, params, has_aux=True)
-  # Divided where the reverse pass begins: later each gradient would be read and written once more,
-  # and XLA would hold a second copy of the embedding's.
-  (gradients,) = pull_back(1 / _counted_by_all(sums, axis))
-  return loss, sums, gradients
-
-
-def _accumulated(
-  loss_fn: LossFn,
-  params: Params,
-  batch: Batch,
-  key: jax.Array,
-  accumulate: int,
-  axis: str | None,
-) -> _Total:
-  """Returns what `_gradients` does, of one microbatch at a time."""
   value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
 
   def gradient(batch: Batch, key: jax.Array) -> _Total:
     (loss, sums), gradients = value_and_grad(params, batch=batch, key=key)
     return loss, sums, gradients
 
-  microbatches = {name: _split(name, array, accumulate) for name, array in batch.items()}
-  keys = jax.random.split(key, accumulate)
-  first = {name: array[0] for name, array in microbatches.items()}
-  shapes = jax.eval_shape(gradient, first, keys[0])
-  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), shapes)
-
-  def add(total: Any, batch_and_key: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-    added = gradient(*batch_and_key)
-    return jax.tree.map(jnp.add, total, added), None
-
-  batches_and_keys = (microbatches, keys)
-  (loss, sums, gradients), _ = jax.lax.scan(add, zeros, batches_and_keys)
-  tokens = _counted_by_all(sums, axis)
+  loss, sums, gradients = _summed(gradient, batch, key, accumulate)
+  tokens = _divisor(sums, axis)
   means = jax.tree.map(lambda gradient: gradient / tokens, gradients)
   if layers.on_cpu():
     # Else XLA divides into a second copy of them, as the norm reads them too.
@@ -398,9 +377,26 @@ def _accumulated(
   return loss, sums, means
 
 
-def _counted_by_all(sums: Scalars, axis: str | None) -> jax.Array:
-  """Returns the tokens to divide by of all members of the mapped axis, if there is one."""
-  return _counted({"tokens": jax.lax.psum(sums["tokens"], axis)} if axis else sums)
+def _summed(
+  function: Callable[[Batch, jax.Array], _Total],
+  batch: Batch,
+  key: jax.Array,
+  count: int,
+) -> _Total:
+  """Returns the float32 sum of what a function gives for each of `count` microbatches."""
+  microbatches = {name: _split(name, array, count) for name, array in batch.items()}
+  keys = jax.random.split(key, count)
+  first = {name: array[0] for name, array in microbatches.items()}
+  shapes = jax.eval_shape(function, first, keys[0])
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), shapes)
+
+  def add(total: Any, batch_and_key: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+    added = function(*batch_and_key)
+    return jax.tree.map(jnp.add, total, added), None
+
+  batches_and_keys = (microbatches, keys)
+  total, _ = jax.lax.scan(add, zeros, batches_and_keys)
+  return total
 
 
 def _split(
