@@ -6,7 +6,7 @@ r"""Both papers' claims on SmolLM2-135M-Instruct, a model that someone else trai
       --config.facts='trex:data/trex/test.jsonl.gz?max_answer_tokens=1&sample=1000' \
       --config.mismatch.low=0.4 --config.entity_counts=counts.tsv --config.corpus=sentences.txt
 
-On a GPU, where it computes in bfloat16 (there it has run up to the first finetuning):
+On a GPU, where it computes in bfloat16 (there half of its stages ran, in two minutes):
 
   factshock experiment --config=smollm2_135m --workdir=runs/smollm2 \
       --config.answering.batch_size=1024 --config.model.remat=none

@@ -288,6 +288,13 @@ def test_the_config_of_a_study_takes_its_variant(name):
   assert module.get_config(*([variant] if variant else [])).name
 
 
+@pytest.mark.parametrize("name", ["smollm2_135m", "gemma3_270m"])
+def test_a_real_model_is_studied_as_its_docstring_says_for_a_gpu(name):
+  for setting, value in studies._study(name).settings.items():
+    text = importlib.import_module(f"factshock.configs.{name}").__doc__
+    assert setting == "start_from" or f"--config.{setting}={value}" in text
+
+
 def test_a_study_that_was_stopped_goes_on_with_its_time(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   kept = tmp_path / ".gpu_check" / "studies"

@@ -39,8 +39,9 @@ ORDER = (
   Measurement("train_step", "T5 large, unrolled", limit=240),
   Measurement("ranking", "Llama 1B"),
   Measurement("ranking", "Llama 1B", TRANSFORMERS, limit=60),
+  Measurement("studies", "smollm2_135m", limit=480),
+  Measurement("studies", "gemma3_270m", limit=480),
   Measurement("studies", "trex_t5", limit=300),
-  Measurement("studies", "smollm2_135m", limit=300),
   Measurement("train_step", "T5 large", EAGER),
   Measurement("train_step", "Llama 7B, LoRA", EAGER),
 )
