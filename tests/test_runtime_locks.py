@@ -161,12 +161,34 @@ def test_of_many_that_find_a_stale_claim_one_takes_it(tmp_path):
 
     def attempt(_):
       with locks.try_lock(str(path)) as ours:
-        tried.wait()  # nobody gives it up before all have tried
+        tried.wait(timeout=60)  # nobody gives it up before all have tried
         return ours
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
       assert sum(pool.map(attempt, range(8))) == 1
     assert os.listdir(tmp_path) == []
+
+
+def test_who_finds_a_takeover_just_ended_leaves_the_next_one_its_guard(tmp_path, monkeypatch):
+  path = tmp_path / "claim"
+  path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "x"}))
+  os.utime(path, (0, 0))
+  create, removed = locks._create, []
+
+  def create_late(name, mine):
+    if name.endswith(".takeover"):  # there was one, and it is gone before it is looked at
+      raise FileExistsError(name)
+    create(name, mine)
+
+  monkeypatch.setattr(locks, "_create", create_late)
+  monkeypatch.setattr(locks.os, "unlink", removed.append)
+  assert not locks._take(str(path), {"host": "here", "pid": 1, "token": "y"})
+  assert not [name for name in removed if name.endswith(".takeover")]
+
+
+def test_a_lock_that_is_gone_is_neither_stale_nor_held(tmp_path):
+  assert not locks._is_stale(str(tmp_path / "none"))
+  assert not locks.is_locked(str(tmp_path / "none"))
 
 
 def test_waiting_ends_when_the_holder_does(tmp_path, capsys):

@@ -108,7 +108,7 @@ def wait_for_lock(
 
 def is_locked(path: str) -> bool:
   """Returns whether somebody holds a lock file that is not stale."""
-  return os.path.exists(path) and not _is_stale(path)
+  return not _is_stale(path) and os.path.exists(path)
 
 
 def holder_of(path: str) -> str:
@@ -145,13 +145,14 @@ def _take_over(path: str, mine: _Holder) -> bool:
         os.unlink(guard)  # its process died in that moment; the next try finds it gone
     return False
   try:
-    if not (os.path.exists(path) and _is_stale(path)):
+    if not _is_stale(path):
       return False
     _create(fresh, mine)
     os.replace(fresh, path)
     return True
   finally:
-    os.unlink(guard)
+    if _holder(guard) == mine:
+      os.unlink(guard)
 
 
 def _create(path: str, mine: _Holder) -> None:
@@ -177,6 +178,8 @@ def _create(path: str, mine: _Holder) -> None:
 def _is_stale(path: str) -> bool:
   """Returns whether the holder of a lock is dead, or was not heard of for long.
 
+  A lock that is gone is not stale: another process may make it anew at this moment.
+
   Raises:
     UserError: there is a folder in its place.
   """
@@ -186,7 +189,7 @@ def _is_stale(path: str) -> bool:
   try:
     status = os.stat(path)
   except FileNotFoundError:
-    return True
+    return False
   longest = STALE_SECONDS if holder else EMPTY_SECONDS
   if _now(os.path.dirname(path)) - status.st_mtime > longest:
     return True
