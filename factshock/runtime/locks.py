@@ -77,9 +77,7 @@ def try_lock(path: str) -> Iterator[bool]:
   finally:
     stopped.set()
     beat.join()
-    if _holder(path) == mine:
-      with contextlib.suppress(FileNotFoundError):  # the folder may go at that moment
-        os.unlink(path)
+    _release(path, mine)
 
 
 @contextlib.contextmanager
@@ -151,8 +149,14 @@ def _take_over(path: str, mine: _Holder) -> bool:
     os.replace(fresh, path)
     return True
   finally:
-    if _holder(guard) == mine:
-      os.unlink(guard)
+    _release(guard, mine)
+
+
+def _release(path: str, mine: _Holder) -> None:
+  """Removes a lock file that is still ours."""
+  if _holder(path) == mine:
+    with contextlib.suppress(FileNotFoundError):  # it, or its folder, may go at that moment
+      os.unlink(path)
 
 
 def _create(path: str, mine: _Holder) -> None:
